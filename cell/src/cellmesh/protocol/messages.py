@@ -1,0 +1,336 @@
+"""The message: one definition for the codec, the checks and the OpenAPI schema.
+
+``CellMessage`` is the current form, ``LegacyMessage`` the older one with ``content``; ``POST /message``
+takes either. ``SendRequest`` is what a program asks its own cell to send. ``accept`` turns a decoded
+body into a checked message, ``address`` a request into the message that travels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Raw
+
+from cellmesh.protocol.decoding import canonical, check_object, decode
+from cellmesh.protocol.fields import (
+    DEFAULT_TTL,
+    DEFAULT_TYPE,
+    MessageId,
+    MessageType,
+    Name,
+    Priority,
+    Seconds,
+    Timestamp,
+    Ttl,
+    check_timestamp,
+)
+from cellmesh.protocol.problems import Problem, invalid
+
+EMPTY_OBJECT = Raw(b"{}")
+#: Longest ``timeout`` of a /send, seconds.
+MAX_TIMEOUT = 300
+DEFAULT_TIMEOUT = 10
+
+
+class CellMessage(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A message as it travels between cells.
+
+    ``payload`` is kept as the JSON text it came as. The six fields from ``from_namespace`` on are set by
+    cells that send; a receiver checks those that are there.
+    """
+
+    message_id: MessageId
+    from_cell: Name
+    to_cell: Name | None = None
+    message_type: MessageType | None = None
+    payload: Raw
+    timestamp: Timestamp | None = None
+    priority: Priority | None = None
+    ttl: Ttl | None = None
+    acknowledged: bool | None = None
+    reply_to: MessageId | None = None
+    conversation_id: MessageId | None = None
+    traceparent: Name | None = None
+    tracestate: str | None = None
+    from_namespace: Name | None = None
+    from_instance: Name | None = None
+    to_namespace: Name | None = None
+    to_instance: Name | None = None
+    to_uid: Name | None = None
+    ttl_remaining: Seconds | None = None
+
+
+class LegacyMessage(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """The older form of a message: ``content`` instead of ``payload``, no id."""
+
+    from_cell: Name
+    content: Raw
+    type: MessageType | None = None
+    message_type: MessageType | None = None
+    priority: Priority | None = None
+    metadata: Raw | None = None
+
+
+class _Form(msgspec.Struct):
+    """Just enough of a body to tell which form it is."""
+
+    content: Raw | msgspec.UnsetType = msgspec.UNSET
+    payload: Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class SendRequest(msgspec.Struct, omit_defaults=True, kw_only=True, forbid_unknown_fields=True):
+    """What a program asks its cell to send.
+
+    ``from_cell``, ``timestamp`` and ``acknowledged`` are taken from programs that post a whole CellMessage
+    and have no effect: the sender is always the cell that was asked.
+    """
+
+    to_cell: Name
+    message_type: MessageType | None = None
+    payload: Raw | None = None
+    priority: Priority | None = None
+    ttl: Ttl | None = None
+    message_id: MessageId | None = None
+    timeout: Seconds | None = None
+    mode: Literal["direct"] | None = None
+    reply_to: MessageId | None = None
+    conversation_id: MessageId | None = None
+    traceparent: Name | None = None
+    tracestate: str | None = None
+    to_instance: Name | None = None
+    from_cell: str | None = None
+    timestamp: Timestamp | None = None
+    acknowledged: bool | None = None
+
+
+class Extra(msgspec.Struct, omit_defaults=True):
+    """Optional fields of a message that an inbox keeps and gives back, apart from its columns."""
+
+    reply_to: str | None = None
+    conversation_id: str | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
+    from_namespace: str | None = None
+    from_instance: str | None = None
+
+
+class Checked(msgspec.Struct):
+    """A message that has passed every check and is ready to be stored."""
+
+    message_id: str
+    from_cell: str
+    to_cell: str
+    message_type: str
+    priority: str
+    ttl: float
+    lifetime: float
+    timestamp: str | None
+    payload: bytes
+    extra: bytes | None
+    key: bytes
+    fingerprint: bytes
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who the receiving instance is; messages for another are misdirected."""
+
+    cell_id: str
+    namespace: str
+    instance: str
+    uid: str
+
+
+_message_decoder = msgspec.json.Decoder(CellMessage)
+_batch_decoder = msgspec.json.Decoder(list[CellMessage])
+_items_decoder = msgspec.json.Decoder(list[Raw])
+_legacy_decoder = msgspec.json.Decoder(LegacyMessage)
+_form_decoder = msgspec.json.Decoder(_Form)
+_send_decoder = msgspec.json.Decoder(SendRequest)
+encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+
+
+def decode_message(body: bytes, new_id: Callable[[], str]) -> CellMessage:
+    """Decode the body of ``POST /message``, in either form.
+
+    Raises:
+        Problem: the body is not JSON, or a field is missing or wrong.
+
+    """
+    try:
+        return decode(_message_decoder, body)
+    except Problem as problem:
+        # The ordinary form never pays for the question which form it is.
+        if problem.code == "invalid_field" and _is_legacy(body):
+            return decode_legacy(body, new_id)
+        raise
+
+
+def decode_legacy(body: bytes, new_id: Callable[[], str]) -> CellMessage:
+    """Decode the legacy form; ``content`` becomes the payload, with ``metadata`` beside it if there is any.
+
+    Raises:
+        Problem: the body is not JSON, or a field is missing or wrong.
+
+    """
+    legacy = decode(_legacy_decoder, body)
+    content = bytes(legacy.content)
+    if legacy.metadata is not None and bytes(legacy.metadata) != b"null":
+        payload = b'{"content":' + content + b',"metadata":' + bytes(legacy.metadata) + b"}"
+    else:
+        payload = b'{"content":' + content + b"}"
+    return CellMessage(
+        message_id=new_id(),
+        from_cell=legacy.from_cell,
+        message_type=legacy.message_type or legacy.type,
+        payload=Raw(payload),
+        priority=legacy.priority,
+    )
+
+
+def _is_legacy(body: bytes) -> bool:
+    try:
+        form = _form_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return form.content is not msgspec.UNSET and form.payload is msgspec.UNSET
+
+
+def decode_batch(body: bytes, new_id: Callable[[], str]) -> list[CellMessage | Problem]:
+    """Decode a JSON array of messages; an item that is wrong becomes its problem, the others are unharmed.
+
+    Raises:
+        Problem: the body as a whole is not a JSON array.
+
+    """
+    try:
+        return list(decode(_batch_decoder, body))
+    except Problem as problem:
+        if problem.code != "invalid_field":
+            raise
+    items: list[CellMessage | Problem] = []
+    for raw in decode(_items_decoder, body):
+        try:
+            items.append(decode_message(bytes(raw), new_id))
+        except Problem as problem:
+            items.append(problem)
+    return items
+
+
+def decode_send(body: bytes) -> SendRequest:
+    """Decode and check the body of ``POST /send``.
+
+    Raises:
+        Problem: the body is not JSON, or a field is missing or wrong.
+
+    """
+    request = decode(_send_decoder, body)
+    if request.payload is not None and bytes(request.payload) != b"{}":
+        check_object("payload", bytes(request.payload))
+    if request.timeout is not None and not 0 < request.timeout <= MAX_TIMEOUT:
+        raise invalid("timeout", f"must be more than 0 and at most {MAX_TIMEOUT} seconds")
+    if request.timestamp is not None:
+        check_timestamp("timestamp", request.timestamp)
+    return request
+
+
+def check_address(message: CellMessage, here: Identity) -> None:
+    """Check that a message is for this instance; a pod's address may have been reused.
+
+    Raises:
+        Problem: ``misdirected`` (421), naming the field that says so.
+
+    """
+    if message.to_cell is not None and message.to_cell != here.cell_id:
+        raise _misdirected("to_cell", message.to_cell, here)
+    if message.to_uid is not None and message.to_uid != here.uid:
+        raise _misdirected("to_uid", message.to_uid, here)
+    if message.to_instance is not None and message.to_instance != here.instance:
+        raise _misdirected("to_instance", message.to_instance, here)
+    if message.to_namespace is not None and message.to_namespace != here.namespace:
+        raise _misdirected("to_namespace", message.to_namespace, here)
+
+
+def _misdirected(field: str, value: str, here: Identity) -> Problem:
+    return Problem(
+        "misdirected",
+        f"{field}: {value[:80]!r} is not here; this is instance {here.instance} of cell {here.cell_id} "
+        f"in {here.namespace}; look the receiver up again",
+        field=field,
+    )
+
+
+def accept(message: CellMessage, here: Identity) -> Checked:
+    """Check a decoded message and make it ready to be stored by the instance ``here``.
+
+    Raises:
+        Problem: ``misdirected`` (421) or ``invalid_field`` (422).
+
+    """
+    check_address(message, here)
+    payload = bytes(message.payload)
+    value = check_object("payload", payload)
+    if message.timestamp is not None:
+        check_timestamp("timestamp", message.timestamp)
+    if message.tracestate is not None and len(message.tracestate) > 1024:
+        raise invalid("tracestate", "longer than 1024 characters")
+    ttl = DEFAULT_TTL if message.ttl is None else message.ttl
+    lifetime = ttl if message.ttl_remaining is None or not ttl else min(ttl, message.ttl_remaining)
+    message_type = message.message_type or DEFAULT_TYPE
+    extra = None
+    if (
+        message.from_namespace is not None
+        or message.from_instance is not None
+        or message.reply_to is not None
+        or message.conversation_id is not None
+        or message.traceparent is not None
+        or message.tracestate is not None
+    ):
+        extra = encode(
+            Extra(
+                message.reply_to,
+                message.conversation_id,
+                message.traceparent,
+                message.tracestate,
+                message.from_namespace,
+                message.from_instance,
+            )
+        )
+    return Checked(
+        message.message_id,
+        message.from_cell,
+        here.cell_id,
+        message_type,
+        message.priority.value if message.priority is not None else "normal",
+        ttl,
+        lifetime,
+        message.timestamp,
+        payload,
+        extra,
+        dedupe_key(message.from_namespace or "", message.from_cell, message.message_id),
+        fingerprint(here.cell_id, message_type, value),
+    )
+
+
+def id_prefix(message_id: str) -> bytes:
+    """Return the first 8 bytes of every deduplication key of a message id, whoever sent it."""
+    return hashlib.blake2b(message_id.encode(), digest_size=8).digest()
+
+
+def dedupe_key(namespace: str, cell: str, message_id: str) -> bytes:
+    """Return the 24-byte key under which a message is known: its id, sent by this cell of this namespace.
+
+    Keys of one message id share a prefix, so that one index answers both "seen before?" and "where is
+    the message with this id?".
+    """
+    sender = f"{namespace}\0{cell}\0{message_id}".encode()
+    return id_prefix(message_id) + hashlib.blake2b(sender, digest_size=16).digest()
+
+
+def fingerprint(to_cell: str, message_type: str, payload: Any) -> bytes:
+    """Return 16 bytes that tell whether two messages of one id are the same: receiver, type and payload."""
+    digest = hashlib.blake2b(f"{to_cell}\0{message_type}\0".encode(), digest_size=16)
+    digest.update(canonical(payload))
+    return digest.digest()
