@@ -34,7 +34,7 @@ def eventually(check: Callable[[], T], *, within: float, message: str = "") -> T
             last = answer = check()
             if answer:
                 return answer
-        except Exception as error:  # noqa: BLE001 - any fault of the check may heal until the deadline
+        except Exception as error:
             last = error
         if time.monotonic() >= deadline:
             raise _too_late(message, within, last)
@@ -55,7 +55,7 @@ async def eventually_async(
                     last = answer = await answer
             if answer:
                 return answer  # type: ignore[return-value]
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:
             last = error
         if time.monotonic() >= deadline:
             raise _too_late(message, within, last)
