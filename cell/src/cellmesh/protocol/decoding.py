@@ -65,8 +65,19 @@ def _invalid(error: msgspec.ValidationError) -> Problem:
     if unknown:
         field = f"{path}.{unknown['field']}" if path else unknown["field"]
         return invalid(field, "no such field; remove it")
-    text = text[0].lower() + text[1:].replace("`", "") if text else "invalid"
-    return invalid(path or "body", text)
+    return invalid(path or "body", _plain(text))
+
+
+#: msgspec's names for types, and JSON's.
+_JSON_NAMES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "raw": "value"}
+
+
+def _plain(text: str) -> str:
+    """Say what msgspec says in the words of JSON."""
+    if text.startswith("Invalid enum value"):
+        return f"{text.partition('value ')[2]} is none of the values allowed here; see the API documentation"
+    text = re.sub(r"\b(str|int|float|bool|raw)\b", lambda match: _JSON_NAMES[match[0]], text.replace("`", ""))
+    return text[:1].lower() + text[1:]
 
 
 def check_object(field: str, raw: bytes) -> Any:

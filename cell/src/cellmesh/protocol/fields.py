@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated
 
 import msgspec
@@ -21,7 +21,8 @@ DEFAULT_TYPE = "general"
 
 CellId = Annotated[str, msgspec.Meta(pattern=CELL_ID_PATTERN, description="A cell's name.")]
 MessageId = Annotated[
-    str, msgspec.Meta(min_length=1, max_length=MAX_ID, description="The sender's id of a message; a retry repeats it.")
+    str,
+    msgspec.Meta(min_length=1, max_length=MAX_ID, description="The sender's id of a message; a retry repeats it."),
 ]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID)]
 MessageType = Annotated[
@@ -35,9 +36,7 @@ MessageType = Annotated[
 Timestamp = Annotated[
     str, msgspec.Meta(min_length=1, max_length=64, description="ISO 8601; naive means UTC; information only.")
 ]
-Seconds = (
-    Annotated[int, msgspec.Meta(ge=0, le=MAX_SECONDS)] | Annotated[float, msgspec.Meta(ge=0, le=MAX_SECONDS)]
-)
+Seconds = Annotated[int, msgspec.Meta(ge=0, le=MAX_SECONDS)] | Annotated[float, msgspec.Meta(ge=0, le=MAX_SECONDS)]
 #: Seconds from receipt until the message expires; 0: never.
 Ttl = Seconds
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -45,7 +44,7 @@ Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 _CELL_ID = re.compile(CELL_ID_PATTERN)
 
 
-class Priority(str, Enum):
+class Priority(StrEnum):
     """Priority of a message; within an inbox higher ones are handed out first."""
 
     LOW = "low"

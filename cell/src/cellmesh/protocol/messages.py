@@ -64,10 +64,12 @@ class CellMessage(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class LegacyMessage(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """The older form of a message: ``content`` instead of ``payload``, no id."""
+    """The older form of a message: ``content`` instead of ``payload``; an id is made if there is none."""
 
     from_cell: Name
     content: Raw
+    to_cell: Name | None = None
+    message_id: MessageId | None = None
     type: MessageType | None = None
     message_type: MessageType | None = None
     priority: Priority | None = None
@@ -144,7 +146,7 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 _message_decoder = msgspec.json.Decoder(CellMessage)
-_batch_decoder = msgspec.json.Decoder(list[CellMessage])
+_batch_decoder: msgspec.json.Decoder[list[CellMessage]] = msgspec.json.Decoder(list[CellMessage])
 _items_decoder = msgspec.json.Decoder(list[Raw])
 _legacy_decoder = msgspec.json.Decoder(LegacyMessage)
 _form_decoder = msgspec.json.Decoder(_Form)
@@ -182,8 +184,9 @@ def decode_legacy(body: bytes, new_id: Callable[[], str]) -> CellMessage:
     else:
         payload = b'{"content":' + content + b"}"
     return CellMessage(
-        message_id=new_id(),
+        message_id=legacy.message_id or new_id(),
         from_cell=legacy.from_cell,
+        to_cell=legacy.to_cell,
         message_type=legacy.message_type or legacy.type,
         payload=Raw(payload),
         priority=legacy.priority,
@@ -206,10 +209,12 @@ def decode_batch(body: bytes, new_id: Callable[[], str]) -> list[CellMessage | P
 
     """
     try:
-        return list(decode(_batch_decoder, body))
+        messages = decode(_batch_decoder, body)
     except Problem as problem:
         if problem.code != "invalid_field":
             raise
+    else:
+        return [*messages]
     items: list[CellMessage | Problem] = []
     for raw in decode(_items_decoder, body):
         try:

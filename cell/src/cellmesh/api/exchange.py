@@ -1,0 +1,157 @@
+"""Reading a request and writing a reply: the same for the hot path and for FastAPI's routes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from cellmesh.protocol.guard import check_json, check_origin
+from cellmesh.protocol.problems import Problem
+from cellmesh.service.reply import Reply, refuse
+from cellmesh.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Handler = Callable[[bytes], Awaitable[Reply]]
+
+#: How long a body may take to come in, seconds; a slow client costs a connection, not a worker.
+BODY_TIMEOUT = 30.0
+
+
+class Disconnected(Exception):  # noqa: N818 - an event
+    """The client went away before its body was complete."""
+
+
+class Guard:
+    """The checks before a body is read: Host, Origin, media type, size.
+
+    Args:
+        settings: names and origins allowed, and the cell's own names.
+
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        cell, namespace = settings.cell_id.lower(), settings.namespace.lower()
+        own = {
+            f"{name}.{namespace}{suffix}"
+            for name in (cell, f"{settings.instance.lower()}.{cell}")
+            for suffix in ("", ".svc", ".svc.cluster.local")
+        }
+        hosts = own | {settings.host.lower(), settings.advertise_host.lower()}
+        self.hosts = frozenset({*hosts, *map(str.lower, settings.allowed_hosts)} - {""})
+        self.origins = frozenset(settings.allowed_origins)
+
+    def refuse_origin(self, headers: list[tuple[bytes, bytes]]) -> Problem | None:
+        """Return the problem with where a request comes from, or None."""
+        host = origin = None
+        for name, value in headers:
+            if name == b"host":
+                host = value.decode("latin-1")
+            elif name == b"origin":
+                origin = value.decode("latin-1")
+        return check_origin(host, origin, self.hosts, self.origins)
+
+
+async def answer(guard: Guard, limit: int, handler: Handler, scope: Scope, receive: Receive) -> Reply:
+    """Check a request, read its body and return the reply of its handler.
+
+    Args:
+        guard: the checks on headers.
+        limit: longest body, bytes.
+        handler: takes the body.
+        scope: the ASGI scope.
+        receive: the ASGI channel the body comes from.
+
+    Raises:
+        Disconnected: the client went away.
+
+    """
+    host = origin = content_type = length = None
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            content_type = value.decode("latin-1")
+        elif name == b"host":
+            host = value.decode("latin-1")
+        elif name == b"content-length":
+            length = value
+        elif name == b"origin":
+            origin = value.decode("latin-1")
+    problem = check_origin(host, origin, guard.hosts, guard.origins) or check_json(content_type)
+    if problem is not None:
+        return refuse(problem)
+    if length is not None and int(length) > limit:
+        return refuse(_too_large(limit))
+    message = await _next(receive)
+    body = message.get("body", b"")
+    if message.get("more_body"):
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT):
+                body = await _rest(body, limit, receive)
+        except TimeoutError:
+            return refuse(Problem("request_timeout", f"the body was not complete within {BODY_TIMEOUT:.0f} s"))
+        except Problem as too_large:
+            return refuse(too_large)
+    elif len(body) > limit:
+        return refuse(_too_large(limit))
+    try:
+        return await handler(body)
+    except Exception as error:
+        # The text of an error may quote the message; its type and place do not.
+        log.error("%s %s failed: %s", scope["method"], scope["path"], type(error).__name__, exc_info=_place(error))
+        return refuse(Problem("internal", "the request failed; see the log of the cell"))
+
+
+async def write(reply: Reply, send: Send) -> None:
+    """Write a reply to an ASGI channel."""
+    await send(
+        {
+            "type": "http.response.start",
+            "status": reply.status,
+            "headers": [
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(reply.body)),
+                *reply.headers,
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": reply.body})
+
+
+async def _next(receive: Receive) -> MutableMapping[str, Any]:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise Disconnected
+    return message
+
+
+async def _rest(first: bytes, limit: int, receive: Receive) -> bytes:
+    parts, size, more = [first], len(first), True
+    while more:
+        if size > limit:
+            raise _too_large(limit)
+        message = await _next(receive)
+        part = message.get("body", b"")
+        parts.append(part)
+        size += len(part)
+        more = message.get("more_body", False)
+    if size > limit:
+        raise _too_large(limit)
+    return b"".join(parts)
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem("body_too_large", f"body: longer than {limit} bytes; send less at once", field="body")
+
+
+def _place(error: Exception) -> Any:
+    """Return the traceback of an error without its text."""
+    return (
+        type(error),
+        type(error)("(text withheld)") if type(error).__init__ is Exception.__init__ else None,
+        error.__traceback__,
+    )

@@ -1,0 +1,82 @@
+"""Tables of the inbox, as migrations: entry N brings a file from version N to N + 1.
+
+Never change an entry that was released; append one.
+"""
+
+from __future__ import annotations
+
+import apsw
+
+#: ``PRAGMA application_id``: "CELL". Tells our files from foreign ones.
+APPLICATION_ID = 0x43454C4C
+
+# One table a concern, so that a change of state rewrites a small row and never a payload:
+#   messages   what every state change and listing touches
+#   payloads   the JSON text of each message
+#   receipts   deduplication; outlives the message (design: deduplication). Its key starts with a hash of
+#              the message id alone, so the unique index also finds a message by its id.
+#   gauges     totals, maintained in the transactions that change them, never counted
+# auto_vacuum must be set before the first table: it cannot be switched on later without a VACUUM.
+# AUTOINCREMENT: without it SQLite would give the position of a deleted last message out again.
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE messages (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        message_id TEXT NOT NULL,
+        from_cell TEXT NOT NULL,
+        to_cell TEXT NOT NULL,
+        message_type TEXT NOT NULL,
+        priority INTEGER NOT NULL,
+        ttl ANY NOT NULL,
+        timestamp TEXT,
+        received_at INTEGER NOT NULL,
+        expires_at INTEGER,
+        state INTEGER NOT NULL DEFAULT 0,
+        ended_at INTEGER,
+        reason TEXT,
+        extra BLOB
+    ) STRICT;
+    CREATE INDEX messages_by_state ON messages (state);
+    CREATE INDEX messages_expiring ON messages (expires_at) WHERE state = 0 AND expires_at IS NOT NULL;
+    CREATE TABLE payloads (seq INTEGER PRIMARY KEY, payload BLOB NOT NULL) STRICT;
+    CREATE TABLE receipts (
+        seq INTEGER PRIMARY KEY,
+        key BLOB NOT NULL UNIQUE,
+        fingerprint BLOB NOT NULL,
+        received_at INTEGER NOT NULL,
+        expires_at INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX receipts_expiring ON receipts (expires_at);
+    CREATE TABLE gauges (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        received INTEGER NOT NULL,
+        pending INTEGER NOT NULL,
+        leased INTEGER NOT NULL,
+        consumed INTEGER NOT NULL,
+        dead INTEGER NOT NULL
+    ) STRICT;
+    INSERT INTO gauges VALUES (1, 0, 0, 0, 0, 0);
+    """,
+)
+VERSION = len(MIGRATIONS)
+
+
+def create(connection: apsw.Connection) -> None:
+    """Make an empty file an inbox of the current version."""
+    connection.execute("PRAGMA page_size = 4096")
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    migrate(connection)
+
+
+def version(connection: apsw.Connection) -> int:
+    """Return the schema version of an open file."""
+    return int(connection.pragma("user_version"))
+
+
+def migrate(connection: apsw.Connection) -> None:
+    """Bring the file to the current version, each step in a transaction of its own."""
+    for number in range(version(connection), VERSION):
+        with connection:
+            connection.execute(MIGRATIONS[number])
+            connection.execute(f"PRAGMA user_version = {number + 1}")

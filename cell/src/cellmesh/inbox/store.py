@@ -1,0 +1,309 @@
+"""What is written to the inbox, statement by statement; runs in the writer thread only."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import apsw
+import msgspec
+
+from cellmesh.inbox.clock import SteadyClock
+from cellmesh.inbox.files import DATABASE
+from cellmesh.protocol.messages import Checked
+
+PENDING, LEASED, CONSUMED, DEAD = range(4)
+PRIORITIES = {"low": 0, "normal": 1, "high": 2, "critical": 3}
+
+#: Rows that one step of upkeep changes at most: short steps, so that messages never wait long for them.
+UPKEEP_ROWS = 256
+#: How long a deduplication record that is due lives on while its message is still there.
+EXTENSION_MS = 3_600_000
+PAGE = 4096
+
+
+class Verdict(Enum):
+    """What became of a message that was to be stored."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"
+    INBOX_FULL = "inbox_full"
+    DISK_FULL = "disk_full"
+    FAILED = "failed"
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """Verdict on one message; ``seq`` and ``received_at`` (ms) where it is in the inbox."""
+
+    verdict: Verdict
+    seq: int = 0
+    received_at: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class InboxLimits:
+    """Bounds of an inbox; see the settings of the same names."""
+
+    max_messages: int
+    max_bytes: int
+    history: int
+    history_ms: int
+    dedupe_window_ms: int
+    disk_reserve: int
+
+
+@dataclass
+class Gauges:
+    """Totals of the inbox, as the last commit left them."""
+
+    received: int = 0
+    pending: int = 0
+    leased: int = 0
+    consumed: int = 0
+    dead: int = 0
+
+    @property
+    def total(self) -> int:
+        """Messages in the inbox, whatever their state."""
+        return self.pending + self.leased + self.consumed + self.dead
+
+
+class Store:
+    """The statements of the writer, and the totals that go with them.
+
+    Every method that changes something runs inside a transaction of the caller; after a rollback the
+    caller calls ``reload``.
+    """
+
+    def __init__(self, connection: apsw.Connection, directory: Path, limits: InboxLimits, clock: SteadyClock) -> None:
+        self.connection = connection
+        self.limits = limits
+        self.clock = clock
+        self._directory = directory
+        self._files = (str(directory / DATABASE), str(directory / f"{DATABASE}-wal"))
+        self._execute = connection.execute
+        self._executemany = connection.executemany
+        self._next_seq = 0
+        self._next_reclaim = 0.0
+        self._next_old = 0.0
+        self.gauges = Gauges()
+        # A small inbox must not be filled by its write-ahead log.
+        pages = max(100, min(4000, limits.max_bytes // 4 // PAGE))
+        connection.pragma("wal_autocheckpoint", pages)
+        connection.pragma("journal_size_limit", pages * PAGE * 4)
+        connection.pragma("cache_size", -16_000)
+        self._clamp_deadlines()
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the totals and the next position as they are on disk."""
+        row = self._execute("SELECT received, pending, leased, consumed, dead FROM gauges").get
+        self.gauges = Gauges(*row)
+        self._next_seq = 1 + (self._execute("SELECT max(seq) FROM sqlite_sequence WHERE name = 'messages'").get or 0)
+
+    def append(self, items: Sequence[Checked]) -> list[Outcome]:
+        """Store messages that are new and have room; say of each what became of it."""
+        known: dict[bytes, tuple[bytes, int, int]] = {
+            key: (fingerprint, seq, received_at)
+            for key, fingerprint, seq, received_at in self._execute(
+                f"SELECT key, fingerprint, seq, received_at FROM receipts WHERE key IN ({','.join('?' * len(items))})",  # noqa: S608 - only question marks
+                [item.key for item in items],
+            )
+        }
+        outcomes: list[Outcome] = []
+        messages: list[tuple[object, ...]] = []
+        payloads: list[tuple[int, bytes]] = []
+        receipts: list[tuple[int, bytes, bytes, int, int]] = []
+        now = self.clock.now_ms()
+        window = self.limits.dedupe_window_ms
+        seq = self._next_seq
+        room, refusal = self._room(items)
+        for item in items:
+            seen = known.get(item.key)
+            if seen is not None:
+                same = seen[0] == item.fingerprint
+                outcomes.append(Outcome(Verdict.DUPLICATE if same else Verdict.CONFLICT, seen[1], seen[2]))
+                continue
+            if room <= 0:
+                outcomes.append(Outcome(refusal))
+                continue
+            room -= 1
+            lifetime = int(item.lifetime * 1000)
+            messages.append(
+                (
+                    seq,
+                    item.message_id,
+                    item.from_cell,
+                    item.to_cell,
+                    item.message_type,
+                    PRIORITIES[item.priority],
+                    item.ttl,
+                    item.timestamp,
+                    now,
+                    now + lifetime if item.ttl else None,
+                    item.extra,
+                )
+            )
+            payloads.append((seq, item.payload))
+            receipts.append((seq, item.key, item.fingerprint, now, now + max(lifetime, window)))
+            known[item.key] = (item.fingerprint, seq, now)
+            outcomes.append(Outcome(Verdict.STORED, seq, now))
+            seq += 1
+        if messages:
+            self._executemany(
+                "INSERT INTO messages (seq, message_id, from_cell, to_cell, message_type, priority, ttl, timestamp,"
+                " received_at, expires_at, extra) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+                messages,
+            )
+            self._executemany("INSERT INTO payloads VALUES (?,?)", payloads)
+            self._executemany("INSERT INTO receipts VALUES (?,?,?,?,?)", receipts)
+            self._next_seq = seq
+            self.gauges.received += len(messages)
+            self.gauges.pending += len(messages)
+            self._save_gauges()
+        return outcomes
+
+    def upkeep(self) -> bool:
+        """Expire, trim and forget, at most ``UPKEEP_ROWS`` rows of each; return whether more is due."""
+        now = self.clock.now_ms()
+        more = self._expire(now) >= UPKEEP_ROWS
+        more |= self._trim(now) >= UPKEEP_ROWS
+        more |= self._forget(now) >= UPKEEP_ROWS
+        return more
+
+    def shrink(self) -> None:
+        """Give free pages back to the file system, some at a time, when many are free. Not in a transaction."""
+        free = int(self.connection.pragma("freelist_count"))
+        if free > 1000 and free * 4 > int(self.connection.pragma("page_count")):
+            self._execute("PRAGMA incremental_vacuum(500)").fetchall()
+
+    def reclaim(self) -> None:
+        """Make room when the files are at their bound: history goes first. Not in a transaction.
+
+        At most once a second: while an inbox is full, every refused message would ask for it.
+        """
+        if time.monotonic() < self._next_reclaim or self.file_bytes() < self.limits.max_bytes:
+            return
+        self._next_reclaim = time.monotonic() + 1.0
+        with self.connection:
+            for state in (DEAD, CONSUMED):
+                self._drop(state, "", (), 10 * UPKEEP_ROWS)
+            self._save_gauges()
+        self._execute("PRAGMA incremental_vacuum").fetchall()
+        self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+    def file_bytes(self) -> int:
+        """Return the size of the inbox's files, the write-ahead log included."""
+        size = 0
+        for path in self._files:
+            try:
+                size += os.stat(path).st_size  # noqa: PTH116 - on the message path
+            except FileNotFoundError:
+                continue
+        return size
+
+    def _room(self, items: Sequence[Checked]) -> tuple[int, Verdict]:
+        """Return how many new messages may be stored, and the verdict on those beyond."""
+        disk = os.statvfs(self._directory)
+        size = sum(len(item.payload) for item in items)
+        if disk.f_bavail * disk.f_frsize < self.limits.disk_reserve + size:
+            return 0, Verdict.DISK_FULL
+        if self.file_bytes() + size > self.limits.max_bytes:
+            # Pages that are free inside the file are room as well.
+            free = int(self.connection.pragma("freelist_count")) * PAGE
+            if self.file_bytes() + size - free > self.limits.max_bytes:
+                return 0, Verdict.INBOX_FULL
+        return self.limits.max_messages - self.gauges.pending - self.gauges.leased, Verdict.INBOX_FULL
+
+    def _expire(self, now: int) -> int:
+        if not self.gauges.pending:
+            return 0
+        self._execute(
+            "UPDATE messages SET state = ?, reason = 'expired', ended_at = ? WHERE seq IN (SELECT seq FROM messages"
+            " WHERE state = 0 AND expires_at IS NOT NULL AND expires_at <= ? ORDER BY expires_at LIMIT ?)",
+            (DEAD, now, now, UPKEEP_ROWS),
+        )
+        count = self.connection.changes()
+        if count:
+            self.gauges.pending -= count
+            self.gauges.dead += count
+            self._save_gauges()
+        return count
+
+    def _trim(self, now: int) -> int:
+        dropped = 0
+        for state, kept in ((DEAD, self.gauges.dead), (CONSUMED, self.gauges.consumed)):
+            surplus = min(kept - self.limits.history, UPKEEP_ROWS)
+            if surplus > 0:
+                dropped += self._drop(state, "", (), surplus)
+        if time.monotonic() >= self._next_old:
+            # Age is looked at once a minute: it means walking the history, which has no index by age.
+            old = sum(
+                self._drop(state, " AND ended_at <= ?", (now - self.limits.history_ms,), UPKEEP_ROWS)
+                for state in (DEAD, CONSUMED)
+            )
+            if old < UPKEEP_ROWS:
+                self._next_old = time.monotonic() + min(60.0, max(1.0, self.limits.history_ms / 10_000))
+            dropped += old
+        if dropped:
+            self._save_gauges()
+        return dropped
+
+    def _drop(self, state: int, condition: str, values: tuple[int, ...], limit: int) -> int:
+        seqs = [
+            row[0]
+            for row in self._execute(
+                f"SELECT seq FROM messages WHERE state = ?{condition} ORDER BY seq LIMIT ?",  # noqa: S608 - our own text
+                (state, *values, limit),
+            )
+        ]
+        rows = [(seq,) for seq in seqs]
+        if rows:
+            self._executemany("DELETE FROM messages WHERE seq = ?", rows)
+            self._executemany("DELETE FROM payloads WHERE seq = ?", rows)
+            if state == DEAD:
+                self.gauges.dead -= len(rows)
+            else:
+                self.gauges.consumed -= len(rows)
+        return len(rows)
+
+    def _forget(self, now: int) -> int:
+        due = self._execute(
+            "SELECT r.seq, EXISTS (SELECT 1 FROM messages m WHERE m.seq = r.seq) FROM receipts r"
+            " WHERE r.expires_at <= ? ORDER BY r.expires_at LIMIT ?",
+            (now, UPKEEP_ROWS),
+        ).fetchall()
+        gone = [(seq,) for seq, there in due if not there]
+        kept = [(now + EXTENSION_MS, seq) for seq, there in due if there]
+        if gone:
+            self._executemany("DELETE FROM receipts WHERE seq = ?", gone)
+        if kept:
+            self._executemany("UPDATE receipts SET expires_at = ? WHERE seq = ?", kept)
+        return len(due)
+
+    def _save_gauges(self) -> None:
+        gauges = self.gauges
+        self._execute(
+            "UPDATE gauges SET received = ?, pending = ?, leased = ?, consumed = ?, dead = ?",
+            (gauges.received, gauges.pending, gauges.leased, gauges.consumed, gauges.dead),
+        )
+
+    def _clamp_deadlines(self) -> None:
+        # The wall clock may have been set back while no process ran: nothing may live longer than it was given.
+        now = self.clock.now_ms()
+        with self.connection:
+            self._execute(
+                "UPDATE messages SET expires_at = ? + (expires_at - received_at)"
+                " WHERE state = 0 AND expires_at IS NOT NULL AND expires_at > ? + (expires_at - received_at)",
+                (now, now),
+            )
+            self._execute(
+                "UPDATE receipts SET expires_at = ? + (expires_at - received_at), received_at = ?"
+                " WHERE received_at > ?",
+                (now, now, now),
+            )

@@ -1,0 +1,198 @@
+"""One cell: its parts put together, its identity, and how it starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from cellmesh.discovery.directory import Directory
+from cellmesh.discovery.registration import Registration
+from cellmesh.inbox import Inbox, InboxLimits
+from cellmesh.protocol.messages import Identity
+from cellmesh.protocol.peers import Peer
+from cellmesh.protocol.receipts import Durability
+from cellmesh.service.counters import Counters
+from cellmesh.service.receiving import Receiver
+from cellmesh.service.sending import Sender
+from cellmesh.settings import Settings
+
+log = logging.getLogger(__name__)
+
+SWEEP_INTERVAL = 30.0
+
+
+def open_inbox(settings: Settings) -> Inbox:
+    """Open the inbox that the settings describe.
+
+    Raises:
+        InboxError: locked, foreign, damaged, or not writable.
+
+    """
+    return Inbox(
+        settings.data_dir,
+        InboxLimits(
+            max_messages=settings.max_messages,
+            max_bytes=settings.max_bytes,
+            history=settings.history,
+            history_ms=int(settings.history_seconds * 1000),
+            dedupe_window_ms=int(settings.dedupe_window * 1000),
+            disk_reserve=settings.disk_reserve,
+        ),
+    )
+
+
+class Cell:
+    """A running cell. Made inside the event loop that serves it.
+
+    Args:
+        settings: its settings.
+        inbox: its inbox, open; ``close`` closes it.
+
+    """
+
+    def __init__(self, settings: Settings, inbox: Inbox) -> None:
+        self.settings = settings
+        self.inbox = inbox
+        self.here = Identity(settings.cell_id, settings.namespace, settings.instance, settings.uid)
+        self.counters = Counters()
+        self.started = time.monotonic()
+        self.directory = Directory(settings.discovery_url)
+        self.receiver = Receiver(
+            inbox,
+            self.here,
+            cast("Durability", settings.durability),
+            (settings.max_batch_messages, settings.max_batch_bytes),
+            self.counters,
+        )
+        self.sender = Sender(
+            self.here,
+            self.directory,
+            inbox.clock,
+            (settings.link_messages, settings.link_bytes),
+            self.counters,
+        )
+        self.ready = False
+        self.draining = False
+        #: Requests with messages that are being answered now.
+        self.in_flight = 0
+        self._registration: Registration | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+
+    def start(self, port: int) -> None:
+        """Become ready on ``port`` and, where wanted, register with discovery."""
+        self.ready = True
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
+        if self.settings.discovery_url and self.settings.register:
+            self._registration = Registration(self.settings.discovery_url, self._peer(port))
+            self._registration.start()
+
+    async def leave(self) -> None:
+        """Begin to drain: not ready any more, and no longer in discovery. Messages are still taken."""
+        self.draining = True
+        self.ready = False
+        if self._registration is not None:
+            await self._registration.stop()
+
+    def refuse(self) -> None:
+        """Take no more messages; those that are being answered are finished."""
+        self.receiver.refusing = True
+        self.sender.refusing = True
+
+    async def close(self) -> None:
+        """Close everything; what was taken is written first."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._sweeper
+        await self.directory.close()
+        self.sender.close()
+        self.inbox.close()
+
+    async def health(self) -> dict[str, Any]:
+        """Return what ``GET /health`` says."""
+        settings, gauges = self.settings, self.inbox.gauges
+        return {
+            "status": "draining" if self.draining else "healthy",
+            "cell_id": settings.cell_id,
+            "instance": settings.instance,
+            "namespace": settings.namespace,
+            "type": settings.type,
+            "branch": settings.branch,
+            "services": list(settings.services),
+            "uptime_seconds": round(time.monotonic() - self.started, 3),
+            "registered": self._registration.registered if self._registration else None,
+            "messages": {
+                "received": gauges.received,
+                "pending": gauges.pending,
+                "leased": gauges.leased,
+                "consumed": gauges.consumed,
+                "dead": gauges.dead,
+                "oldest_pending_seconds": await self.inbox.oldest_pending_seconds(),
+                "bytes": self.inbox.file_bytes(),
+            },
+            "sent": {"delivered": self.counters.delivered, "failed": self.counters.failed},
+        }
+
+    def peers(self) -> dict[str, Any]:
+        """Return what ``GET /peers`` says: what this cell knows now, and how old it is."""
+        now = asyncio.get_running_loop().time()
+        known = [
+            {
+                "cell_id": peer.cell_id,
+                "instance": peer.instance,
+                "ip": peer.ip,
+                "hostname": peer.hostname,
+                "port": peer.port,
+                "namespace": peer.namespace,
+                "uid": peer.uid,
+                "type": peer.type,
+                "branch": peer.branch,
+                "services": peer.services,
+                "source": peer.source,
+                "last_seen": peer.last_seen,
+                "age_seconds": round(now - entry.confirmed_at, 3),
+                "stale": bool(entry.problem),
+            }
+            for entry, peer in self.directory.known()
+        ]
+        peers = [{name: value for name, value in peer.items() if value is not None} for peer in known]
+        return {"peers": peers, "count": len(peers), "cell_id": self.here.cell_id}
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL)
+            self.sender.sweep()
+
+    def _peer(self, port: int) -> Peer:
+        settings = self.settings
+        return Peer(
+            cell_id=settings.cell_id,
+            ip=settings.advertise_host or _advertised(settings.host, settings.discovery_url),
+            port=port,
+            hostname=socket.gethostname(),
+            type=settings.type or None,
+            branch=settings.branch or None,
+            services=list(settings.services) or None,
+            namespace=settings.namespace,
+            instance=settings.instance,
+            uid=settings.uid,
+        )
+
+
+def _advertised(host: str, discovery_url: str) -> str:
+    """Return the address others reach this machine at, when it listens on all of them.
+
+    The route towards discovery says which one that is; connecting a UDP socket sends nothing.
+    """
+    if host not in {"0.0.0.0", "::", ""}:  # noqa: S104 - compared, not bound
+        return host
+    parts = urlsplit(discovery_url)
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((parts.hostname or "", parts.port or 80))
+        return str(probe.getsockname()[0])
+    return socket.gethostname()

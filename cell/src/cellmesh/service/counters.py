@@ -1,0 +1,29 @@
+"""What a cell counts on the message path: plain integers, read by /metrics and /health."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+
+class Counters:
+    """Totals since the process started."""
+
+    def __init__(self) -> None:
+        #: Messages received, by outcome: stored, duplicate, or the code of the refusal.
+        self.received: Counter[str] = Counter()
+        #: Messages sent, by outcome: delivered, or the code of the error.
+        self.sent: Counter[str] = Counter()
+        #: Attempts beyond the first of a message.
+        self.retries = 0
+        self.batches_received = 0
+        self.requests: Counter[tuple[str, int]] = Counter()
+
+    @property
+    def delivered(self) -> int:
+        """Messages this cell sent and that were acknowledged."""
+        return self.sent["delivered"]
+
+    @property
+    def failed(self) -> int:
+        """Sends that ended with an error."""
+        return self.sent.total() - self.sent["delivered"]

@@ -1,0 +1,168 @@
+"""Messages in: decode, check, store, and only then acknowledge."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Sequence
+
+from msgspec import Raw
+
+from cellmesh.inbox import Inbox, Outcome, Verdict
+from cellmesh.inbox.clock import iso
+from cellmesh.protocol.messages import (
+    CellMessage,
+    Checked,
+    Identity,
+    accept,
+    decode_batch,
+    decode_legacy,
+    decode_message,
+    encode,
+)
+from cellmesh.protocol.problems import Problem, invalid
+from cellmesh.protocol.receipts import BatchItem, Durability, LegacyReceipt, Receipt
+from cellmesh.service.counters import Counters
+from cellmesh.service.reply import Reply, refuse
+
+log = logging.getLogger(__name__)
+
+#: Seconds after which a sender may try again when the inbox or the disk is full.
+FULL_RETRY_AFTER = 2
+
+
+def new_id() -> str:
+    """Return a new message id, a random UUID."""
+    return str(uuid.uuid4())
+
+
+class Receiver:
+    """Takes messages into the inbox.
+
+    Args:
+        inbox: where they go.
+        here: who this instance is.
+        durability: what receipts say of the data directory.
+        offer: messages and bytes of a batch, offered to senders and enforced.
+        counters: where outcomes are counted.
+
+    """
+
+    def __init__(
+        self, inbox: Inbox, here: Identity, durability: Durability, offer: tuple[int, int], counters: Counters
+    ) -> None:
+        self._inbox = inbox
+        self._here = here
+        self._durability = durability
+        self._batch_messages = offer[0]
+        self._headers = ((b"cellmesh-batch", b"%d,%d" % offer),)
+        self._counters = counters
+        self.refusing = False
+
+    async def message(self, body: bytes) -> Reply:
+        """Answer ``POST /message``."""
+        try:
+            self._check_open()
+            checked = accept(decode_message(body, new_id), self._here)
+        except Problem as problem:
+            reply = self._refuse(problem)
+        else:
+            reply = self._receipt(checked, (await self._inbox.put((checked,)))[0])
+        return Reply(reply.status, reply.body, self._headers + reply.headers)
+
+    async def legacy(self, body: bytes) -> Reply:
+        """Answer ``POST /message/legacy``."""
+        try:
+            self._check_open()
+            checked = accept(decode_legacy(body, new_id), self._here)
+        except Problem as problem:
+            return self._refuse(problem)
+        outcome = (await self._inbox.put((checked,)))[0]
+        reply = self._receipt(checked, outcome)
+        if reply.status != 200:
+            return reply
+        receipt = LegacyReceipt("received", checked.message_id, iso(outcome.received_at), self._here.cell_id)
+        return Reply(200, encode(receipt))
+
+    async def batch(self, body: bytes) -> Reply:
+        """Answer ``POST /message/batch``: one outcome per item, whatever the others are."""
+        try:
+            self._check_open()
+            items = decode_batch(body, new_id)
+            if not items:
+                raise invalid("body", "an empty array; send at least one message")
+            if len(items) > self._batch_messages:
+                raise Problem(
+                    "body_too_large",
+                    f"body: {len(items)} messages; at most {self._batch_messages} in one batch, send several",
+                    field="body",
+                )
+        except Problem as problem:
+            return self._refuse(problem)
+        self._counters.batches_received += 1
+        return Reply(200, encode(await self._store(items)))
+
+    async def _store(self, items: Sequence[CellMessage | Problem]) -> list[BatchItem]:
+        good: list[Checked] = []
+        answers: list[BatchItem | None] = []
+        for item in items:
+            try:
+                if isinstance(item, Problem):
+                    raise item
+                good.append(accept(item, self._here))
+                answers.append(None)
+            except Problem as problem:
+                reply = self._refuse(problem)
+                answers.append(BatchItem(reply.status, Raw(reply.body)))
+        outcomes = await self._inbox.put(good) if good else []
+        stored = zip(good, outcomes, strict=True)
+        return [answer or self._item(*next(stored)) for answer in answers]
+
+    def _item(self, checked: Checked, outcome: Outcome) -> BatchItem:
+        reply = self._receipt(checked, outcome)
+        return BatchItem(reply.status, Raw(reply.body))
+
+    def _check_open(self) -> None:
+        if self.refusing:
+            raise Problem(
+                "draining", "this instance is stopping; send to another one, or again in a moment", retry_after=1
+            )
+
+    def _receipt(self, checked: Checked, outcome: Outcome) -> Reply:
+        verdict = outcome.verdict
+        if verdict is Verdict.STORED or verdict is Verdict.DUPLICATE:
+            self._counters.received[verdict.value] += 1
+            return Reply(
+                200,
+                encode(
+                    Receipt(
+                        "received",
+                        checked.message_id,
+                        True,
+                        iso(outcome.received_at),
+                        self._here.cell_id,
+                        self._here.instance,
+                        self._durability,
+                        verdict is Verdict.DUPLICATE,
+                    )
+                ),
+            )
+        return self._refuse(_problem(verdict, checked))
+
+    def _refuse(self, problem: Problem) -> Reply:
+        self._counters.received[problem.code] += 1
+        return refuse(problem)
+
+
+def _problem(verdict: Verdict, checked: Checked) -> Problem:
+    if verdict is Verdict.CONFLICT:
+        return Problem(
+            "id_conflict",
+            "message_id: this sender used it before for another message; a new message needs a new id",
+            field="message_id",
+        )
+    if verdict is Verdict.INBOX_FULL:
+        return Problem("inbox_full", "the inbox is full; try again later", retry_after=FULL_RETRY_AFTER)
+    if verdict is Verdict.DISK_FULL:
+        return Problem("disk_full", "the disk of the inbox is full; try again later", retry_after=FULL_RETRY_AFTER)
+    return Problem("internal", f"the message {checked.message_id} could not be stored; see the log of the cell")
