@@ -1,0 +1,98 @@
+"""Bodies of answers.
+
+The types serve the small answers and the OpenAPI document alike. The one answer that may hold thousands
+of peers is joined from texts that exist already.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from cellmesh.protocol.peers import Peer
+
+
+class Registered(msgspec.Struct, kw_only=True):
+    """The answer of ``POST /register``."""
+
+    status: Literal["registered"] = "registered"
+    cell_id: str
+
+
+class Beaten(msgspec.Struct, kw_only=True):
+    """The answer of ``POST /heartbeat``; ``peers_count`` is the number of peers in the mesh."""
+
+    status: Literal["ok"] = "ok"
+    cell_id: str
+    peers_count: int
+
+
+class Deregistered(msgspec.Struct, kw_only=True):
+    """The answer of ``DELETE /peer/{cell_id}``."""
+
+    status: Literal["deregistered"] = "deregistered"
+    cell_id: str
+
+
+class Peers(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """The answer of ``GET /peers``.
+
+    ``settled`` is false shortly after the start, until every living cell has been heard. With ``cell_id``
+    there is also ``known``, and for an unknown cell the names of those that are there, at most 100.
+    """
+
+    peers: list[Peer]
+    count: int
+    version: str
+    settled: bool
+    known: bool | msgspec.UnsetType = msgspec.UNSET
+    available_cells: list[str] | msgspec.UnsetType = msgspec.UNSET
+
+
+class Mesh(msgspec.Struct):
+    """One mesh: how many cells it has, and how many peers (instances of cells)."""
+
+    namespace: str
+    cells: int
+    peers: int
+
+
+class Meshes(msgspec.Struct):
+    """The answer of ``GET /meshes``: the meshes in which anyone is."""
+
+    meshes: list[Mesh]
+    count: int
+
+
+class Health(msgspec.Struct, kw_only=True):
+    """The answer of ``GET /health``; ``uptime`` in seconds."""
+
+    status: Literal["healthy", "draining"]
+    service: Literal["discovery"] = "discovery"
+    peers: int
+    meshes: int
+    settled: bool
+    uptime: float
+
+
+class Probe(msgspec.Struct):
+    """The answer of a probe that passes."""
+
+    status: Literal["ok"] = "ok"
+
+
+def peers_body(
+    peers: list[bytes], version: str, *, settled: bool, known: bool | None = None, available: list[str] | None = None
+) -> bytes:
+    """Return the JSON of ``Peers`` from that of each peer; ``known`` only for a query of one cell."""
+    tail = [b'],"count":%d,"version":"%b","settled":%b' % (len(peers), version.encode(), _bool(settled))]
+    if known is not None:
+        tail.append(b',"known":%b' % _bool(known))
+        if not known:
+            tail.append(b',"available_cells":' + msgspec.json.encode(available or []))
+    return b"".join((b'{"peers":[', b",".join(peers), *tail, b"}"))
+
+
+def _bool(value: bool) -> bytes:
+    return b"true" if value else b"false"

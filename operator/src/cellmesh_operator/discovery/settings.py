@@ -1,0 +1,121 @@
+"""Every setting of discovery, read once from the environment.
+
+Names are ``CELLMESH_DISCOVERY_`` plus the field in capitals. A value that cannot be used ends the start
+with one line that names the variable; a variable that is no setting is reported by ``unknown``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from cellmesh.protocol.fields import CELL_ID_PATTERN, is_cell_id
+from cellmesh.protocol.peers import EXPIRY, HEARTBEAT_INTERVAL
+from cellmesh_operator.errors import SettingsError
+
+PREFIX = "CELLMESH_DISCOVERY_"
+LOG_LEVELS = ("debug", "info", "warning", "error")
+#: Read by cells: where discovery is.
+_OF_CELLS = {PREFIX + "URL"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of one replica of discovery. Durations are seconds."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 8001
+    """Port to listen on; 0 takes any free one."""
+    default_mesh: str = "default"
+    """The mesh of requests without ``/meshes/<namespace>``."""
+    expiry: float = EXPIRY
+    """Silence after which a registered cell is gone; cells beat every 5 s."""
+    max_registrations: int = 200
+    """Registrations at most, over all meshes; then 429. Renewals are never refused."""
+    settle: float = HEARTBEAT_INTERVAL + 1
+    """After the start, until every living cell has been heard: one beat and a second to spare."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names besides its own under which clients may address this server; ``*`` for any."""
+    allowed_origins: tuple[str, ...] = ()
+    """Web origins whose pages may use this server; ``*`` for any."""
+    log_level: str = "info"
+    """debug, info, warning or error."""
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Settings:
+        """Read the settings from environment variables; an empty one counts as absent.
+
+        Raises:
+            SettingsError: names the variable and what it may be.
+
+        """
+        hints = get_type_hints(cls)
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            name = PREFIX + field.name.upper()
+            text = environ.get(name)
+            if not text or _is_service_link(name, text):
+                continue
+            values[field.name] = _read(name, text, hints[field.name])
+        return cls(**values)
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            SettingsError: names the variable and what it may be.
+
+        """
+        if not self.host:
+            raise _wrong("host", self.host, "an address or name to listen on")
+        if not 0 <= self.port <= 65535:
+            raise _wrong("port", self.port, "0 (any free port) to 65535")
+        if not is_cell_id(self.default_mesh):
+            raise _wrong("default_mesh", self.default_mesh, f"a name that matches {CELL_ID_PATTERN}")
+        if not (math.isfinite(self.expiry) and self.expiry > 0):
+            raise _wrong("expiry", self.expiry, "more than 0 seconds")
+        if self.max_registrations < 1:
+            raise _wrong("max_registrations", self.max_registrations, "at least 1")
+        if not (math.isfinite(self.settle) and self.settle >= 0):
+            raise _wrong("settle", self.settle, "0 or more seconds")
+        if self.log_level not in LOG_LEVELS:
+            raise _wrong("log_level", self.log_level, "debug, info, warning or error")
+
+
+def unknown(environ: Mapping[str, str]) -> list[str]:
+    """Return the ``CELLMESH_DISCOVERY_`` variables that are no setting, most likely misspelt."""
+    known = {PREFIX + field.name.upper() for field in dataclasses.fields(Settings)} | _OF_CELLS
+    return sorted(
+        name
+        for name in environ
+        if name.startswith(PREFIX)
+        and name not in known
+        and not name.startswith((PREFIX + "SERVICE_", PREFIX + "PORT_"))
+    )
+
+
+def _is_service_link(name: str, text: str) -> bool:
+    """Tell whether Kubernetes wrote this variable: it does so for every Service named ``cellmesh-discovery``."""
+    return name == PREFIX + "PORT" and text.startswith(("tcp://", "udp://"))
+
+
+def _read(name: str, text: str, kind: Any) -> Any:
+    if kind is str:
+        return text
+    try:
+        if kind is int:
+            return int(text)
+        if kind is float:
+            return float(text)
+    except ValueError:
+        wanted = "a whole number" if kind is int else "a number of seconds"
+        raise SettingsError(f"{name}: {text!r} must be {wanted}") from None
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _wrong(field: str, value: object, wanted: str) -> SettingsError:
+    return SettingsError(f"{PREFIX}{field.upper()}: {value!r} must be {wanted}")
