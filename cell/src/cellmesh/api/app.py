@@ -47,6 +47,7 @@ class GuardMiddleware:
         self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let one request pass or refuse it (ASGI)."""
         if scope["type"] == "http":
             problem = self._guard.refuse_origin(scope["headers"])
             if problem is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -102,7 +103,8 @@ async def answer(guard: Guard, limit: int, handler: Handler, scope: Scope, recei
         return await handler(body)
     except Exception as error:
         # The text of an error may quote the message; its type and place do not.
-        log.error("%s %s failed: %s", scope["method"], scope["path"], type(error).__name__, exc_info=_place(error))
+        place = "".join(traceback.format_tb(error.__traceback__))
+        log.error("%s %s failed: %s\n%s", scope["method"], scope["path"], type(error).__name__, place)  # noqa: TRY400 - see above
         return refuse(Problem("internal", "the request failed; see the log of the cell"))
 
 
@@ -146,12 +148,3 @@ async def _rest(first: bytes, limit: int, receive: Receive) -> bytes:
 
 def _too_large(limit: int) -> Problem:
     return Problem("body_too_large", f"body: longer than {limit} bytes; send less at once", field="body")
-
-
-def _place(error: Exception) -> Any:
-    """Return the traceback of an error without its text."""
-    return (
-        type(error),
-        type(error)("(text withheld)") if type(error).__init__ is Exception.__init__ else None,
-        error.__traceback__,
-    )

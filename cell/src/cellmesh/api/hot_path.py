@@ -37,6 +37,7 @@ class HotPath:
         self._handlers = handlers(cell)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI)."""
         if scope["type"] == "http" and scope["method"] == "POST":
             found = self._handlers.get(scope["path"])
             if found is not None:

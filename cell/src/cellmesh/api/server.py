@@ -90,6 +90,7 @@ async def _serve(settings: Settings, inbox: Inbox, listener: socket.socket, *, e
             access_log=False,
             log_config=None,
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE,
             backlog=2048,
         )
@@ -98,7 +99,8 @@ async def _serve(settings: Settings, inbox: Inbox, listener: socket.socket, *, e
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     stop, stop_now = _watch_signals(exit_with_parent=exit_with_parent)
     serving = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
-    while not server.started and not serving.done():
+    # uvicorn sets a flag when it listens, and offers nothing to wait on.
+    while not (server.started or serving.done()):  # noqa: ASYNC110
         await asyncio.sleep(0.005)
     port = listener.getsockname()[1]
     cell.start(port)

@@ -52,7 +52,8 @@ class Entry:
         self.available: list[str] = []
         self.version: str | None = None
         self.confirmed_at = 0.0
-        self.used_at = 0.0
+        #: Whether it was used since the follower last looked; a flag, as it is set for every message.
+        self.used = True
         self.asked_at = 0.0
         self.problem = ""
         self.task: asyncio.Task[None] | None = None
@@ -116,7 +117,6 @@ class Directory:
 
     def entry(self, cell: str) -> Entry:
         """Return the entry of a cell; the first time, discovery is asked in the background."""
-        now = asyncio.get_running_loop().time()
         entry = self._entries.get(cell)
         if entry is None:
             entry = self._entries[cell] = Entry(cell)
@@ -125,7 +125,7 @@ class Directory:
             else:
                 entry.answered = True
                 self._entries.pop(cell)
-        entry.used_at = now
+        entry.used = True
         return entry
 
     async def refresh(self, entry: Entry) -> None:
@@ -157,7 +157,10 @@ class Directory:
         """Keep one entry current until nobody uses it any more."""
         loop = asyncio.get_running_loop()
         backoff = 0.2
-        while loop.time() - entry.used_at < (FORGET_AFTER if entry.known else FORGET_UNKNOWN):
+        used_at = loop.time()
+        while loop.time() - used_at < (FORGET_AFTER if entry.known else FORGET_UNKNOWN):
+            if entry.used:
+                used_at, entry.used = loop.time(), False
             started = loop.time()
             version = entry.version
             try:

@@ -14,7 +14,7 @@ from msgspec import Raw
 from cellmesh.inbox.clock import iso
 from cellmesh.inbox.files import open_reader
 from cellmesh.inbox.store import PENDING, PRIORITIES
-from cellmesh.protocol.messages import Extra, id_prefix
+from cellmesh.protocol.messages import Extra, id_range
 from cellmesh.protocol.receipts import STATES, MessageWithHistory, StoredMessage, Transition
 
 #: Payload bytes on one page of messages at most; a page ends there even if ``limit`` allows more.
@@ -70,13 +70,12 @@ class Reader:
 
     def find(self, message_id: str) -> MessageWithHistory | None:
         """Return the newest message of this id, whoever sent it, with its history."""
-        prefix = id_prefix(message_id)
         row = (
             self._connection()
             .execute(
                 f"SELECT {_COLUMNS} FROM receipts r JOIN messages m ON m.seq = r.seq JOIN payloads p ON p.seq = m.seq"  # noqa: S608 - our own text
                 " WHERE r.key >= ? AND r.key < ? AND m.message_id = ? ORDER BY m.seq DESC LIMIT 1",
-                (prefix, prefix + b"\xff" * 17, message_id),
+                (*id_range(message_id), message_id),
             )
             .fetchone()
         )

@@ -13,9 +13,11 @@ APPLICATION_ID = 0x43454C4C
 # One table a concern, so that a change of state rewrites a small row and never a payload:
 #   messages   what every state change and listing touches
 #   payloads   the JSON text of each message
-#   receipts   deduplication; outlives the message (design: deduplication). Its key starts with a hash of
-#              the message id alone, so the unique index also finds a message by its id.
-#   gauges     totals, maintained in the transactions that change them, never counted
+#   receipts   deduplication; outlives the message (design: deduplication). Its key starts with the message
+#              id, so the unique index also finds a message by its id.
+# Every index costs each commit at least one more page to write and sync. So there are few, and those that
+# can be are partial: only finished messages are indexed by state (the others are found from the end), and
+# only receipts that outlive the window by their expiry (the others expire in the order of their positions).
 # auto_vacuum must be set before the first table: it cannot be switched on later without a VACUUM.
 # AUTOINCREMENT: without it SQLite would give the position of a deleted last message out again.
 MIGRATIONS: tuple[str, ...] = (
@@ -36,7 +38,7 @@ MIGRATIONS: tuple[str, ...] = (
         reason TEXT,
         extra BLOB
     ) STRICT;
-    CREATE INDEX messages_by_state ON messages (state);
+    CREATE INDEX messages_ended ON messages (state) WHERE state >= 2;
     CREATE INDEX messages_expiring ON messages (expires_at) WHERE state = 0 AND expires_at IS NOT NULL;
     CREATE TABLE payloads (seq INTEGER PRIMARY KEY, payload BLOB NOT NULL) STRICT;
     CREATE TABLE receipts (
@@ -44,18 +46,9 @@ MIGRATIONS: tuple[str, ...] = (
         key BLOB NOT NULL UNIQUE,
         fingerprint BLOB NOT NULL,
         received_at INTEGER NOT NULL,
-        expires_at INTEGER NOT NULL
+        expires_at INTEGER
     ) STRICT;
-    CREATE INDEX receipts_expiring ON receipts (expires_at);
-    CREATE TABLE gauges (
-        id INTEGER PRIMARY KEY CHECK (id = 1),
-        received INTEGER NOT NULL,
-        pending INTEGER NOT NULL,
-        leased INTEGER NOT NULL,
-        consumed INTEGER NOT NULL,
-        dead INTEGER NOT NULL
-    ) STRICT;
-    INSERT INTO gauges VALUES (1, 0, 0, 0, 0, 0);
+    CREATE INDEX receipts_expiring ON receipts (expires_at) WHERE expires_at IS NOT NULL;
     """,
 )
 VERSION = len(MIGRATIONS)

@@ -91,6 +91,7 @@ class Store:
         self._next_seq = 0
         self._next_reclaim = 0.0
         self._next_old = 0.0
+        self._forgotten = 0
         self.gauges = Gauges()
         # A small inbox must not be filled by its write-ahead log.
         pages = max(100, min(4000, limits.max_bytes // 4 // PAGE))
@@ -101,10 +102,18 @@ class Store:
         self.reload()
 
     def reload(self) -> None:
-        """Read the totals and the next position as they are on disk."""
-        row = self._execute("SELECT received, pending, leased, consumed, dead FROM gauges").get
-        self.gauges = Gauges(*row)
-        self._next_seq = 1 + (self._execute("SELECT max(seq) FROM sqlite_sequence WHERE name = 'messages'").get or 0)
+        """Bring the totals and the next position to what is on disk; the only place that counts rows."""
+        counts = dict(self._execute("SELECT state, count(*) FROM messages GROUP BY state"))
+        last = int(str(self._execute("SELECT max(seq) FROM sqlite_sequence WHERE name = 'messages'").get or 0))
+        self._next_seq = last + 1
+        self.gauges = Gauges(
+            last, counts.get(PENDING, 0), counts.get(LEASED, 0), counts.get(CONSUMED, 0), counts.get(DEAD, 0)
+        )
+
+    def restore(self, gauges: Gauges) -> None:
+        """Take the totals back to what they were before a transaction that was rolled back."""
+        self.gauges = gauges
+        self._next_seq = gauges.received + 1
 
     def append(self, items: Sequence[Checked]) -> list[Outcome]:
         """Store messages that are new and have room; say of each what became of it."""
@@ -118,7 +127,7 @@ class Store:
         outcomes: list[Outcome] = []
         messages: list[tuple[object, ...]] = []
         payloads: list[tuple[int, bytes]] = []
-        receipts: list[tuple[int, bytes, bytes, int, int]] = []
+        receipts: list[tuple[int, bytes, bytes, int, int | None]] = []
         now = self.clock.now_ms()
         window = self.limits.dedupe_window_ms
         seq = self._next_seq
@@ -150,7 +159,7 @@ class Store:
                 )
             )
             payloads.append((seq, item.payload))
-            receipts.append((seq, item.key, item.fingerprint, now, now + max(lifetime, window)))
+            receipts.append((seq, item.key, item.fingerprint, now, now + lifetime if lifetime > window else None))
             known[item.key] = (item.fingerprint, seq, now)
             outcomes.append(Outcome(Verdict.STORED, seq, now))
             seq += 1
@@ -165,7 +174,6 @@ class Store:
             self._next_seq = seq
             self.gauges.received += len(messages)
             self.gauges.pending += len(messages)
-            self._save_gauges()
         return outcomes
 
     def upkeep(self) -> bool:
@@ -193,7 +201,6 @@ class Store:
         with self.connection:
             for state in (DEAD, CONSUMED):
                 self._drop(state, "", (), 10 * UPKEEP_ROWS)
-            self._save_gauges()
         self._execute("PRAGMA incremental_vacuum").fetchall()
         self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
@@ -232,7 +239,6 @@ class Store:
         if count:
             self.gauges.pending -= count
             self.gauges.dead += count
-            self._save_gauges()
         return count
 
     def _trim(self, now: int) -> int:
@@ -250,8 +256,6 @@ class Store:
             if old < UPKEEP_ROWS:
                 self._next_old = time.monotonic() + min(60.0, max(1.0, self.limits.history_ms / 10_000))
             dropped += old
-        if dropped:
-            self._save_gauges()
         return dropped
 
     def _drop(self, state: int, condition: str, values: tuple[int, ...], limit: int) -> int:
@@ -273,25 +277,40 @@ class Store:
         return len(rows)
 
     def _forget(self, now: int) -> int:
-        due = self._execute(
-            "SELECT r.seq, EXISTS (SELECT 1 FROM messages m WHERE m.seq = r.seq) FROM receipts r"
-            " WHERE r.expires_at <= ? ORDER BY r.expires_at LIMIT ?",
+        """Drop deduplication records that are due and whose message is gone.
+
+        Those that live for the window are due in the order of their positions: a cursor walks over them
+        and stays where a message is still kept. Those with a longer ttl have an index by their expiry.
+        """
+        there = "EXISTS (SELECT 1 FROM messages m WHERE m.seq = r.seq)"
+        window = self._execute(
+            f"SELECT r.seq, {there} FROM receipts r WHERE r.seq > ? AND r.expires_at IS NULL"  # noqa: S608 - our own text
+            " AND r.received_at <= ? ORDER BY r.seq LIMIT ?",
+            (self._forgotten, now - self.limits.dedupe_window_ms, UPKEEP_ROWS),
+        ).fetchall()
+        gone = []
+        later = []
+        for seq, kept in window:
+            if kept:
+                # From here on it is looked at by its expiry, like one with a long ttl.
+                later.append((now + EXTENSION_MS, seq))
+            else:
+                gone.append((seq,))
+            self._forgotten = seq
+        longer = self._execute(
+            f"SELECT r.seq, {there} FROM receipts r WHERE r.expires_at <= ? ORDER BY r.expires_at LIMIT ?",  # noqa: S608 - our own text
             (now, UPKEEP_ROWS),
         ).fetchall()
-        gone = [(seq,) for seq, there in due if not there]
-        kept = [(now + EXTENSION_MS, seq) for seq, there in due if there]
+        for seq, kept in longer:
+            if kept:
+                later.append((now + EXTENSION_MS, seq))
+            else:
+                gone.append((seq,))
         if gone:
             self._executemany("DELETE FROM receipts WHERE seq = ?", gone)
-        if kept:
-            self._executemany("UPDATE receipts SET expires_at = ? WHERE seq = ?", kept)
-        return len(due)
-
-    def _save_gauges(self) -> None:
-        gauges = self.gauges
-        self._execute(
-            "UPDATE gauges SET received = ?, pending = ?, leased = ?, consumed = ?, dead = ?",
-            (gauges.received, gauges.pending, gauges.leased, gauges.consumed, gauges.dead),
-        )
+        if later:
+            self._executemany("UPDATE receipts SET expires_at = ? WHERE seq = ?", later)
+        return max(len(window), len(longer))
 
     def _clamp_deadlines(self) -> None:
         # The wall clock may have been set back while no process ran: nothing may live longer than it was given.

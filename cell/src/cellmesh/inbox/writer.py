@@ -13,10 +13,11 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import apsw
 
-from cellmesh.inbox.store import Outcome, Store, Verdict
+from cellmesh.inbox.store import Gauges, Outcome, Store, Verdict
 from cellmesh.protocol.messages import Checked
 
 log = logging.getLogger(__name__)
@@ -168,6 +169,7 @@ class Writer:
     def _transaction(self, items: Sequence[Checked]) -> list[Outcome] | None:
         """Store messages in one transaction; None if it failed and was rolled back."""
         connection = self._store.connection
+        before = replace(self._store.gauges)
         try:
             connection.execute("BEGIN IMMEDIATE")
             outcomes = self._store.append(items)
@@ -175,34 +177,37 @@ class Writer:
         except _SURVIVABLE as error:
             self._disk_was_full = isinstance(error, apsw.FullError)
             log.warning("a group of %d messages was rolled back: %s", len(items), error)
-            self._rollback()
+            self._rollback(before)
             return None
         return outcomes
 
-    def _rollback(self) -> None:
+    def _rollback(self, before: Gauges) -> None:
         # SQLite may have rolled back by itself; asking again would be an error.
         if self._store.connection.in_transaction:
             self._store.connection.execute("ROLLBACK")
-        self._store.reload()
+        self._store.restore(before)
 
     def _reclaim(self) -> None:
+        before = replace(self._store.gauges)
         try:
             self._store.reclaim()
         except _SURVIVABLE as error:
             log.debug("no room could be made: %s", error)
-            self._rollback()
+            self._rollback(before)
 
     def _upkeep(self) -> bool:
         connection = self._store.connection
+        before = replace(self._store.gauges)
         try:
             connection.execute("BEGIN IMMEDIATE")
             more = self._store.upkeep()
             connection.execute("COMMIT")
+            before = replace(self._store.gauges)
             self._store.shrink()
         except _SURVIVABLE as error:
             # Expiry is tried again at the next interval; the deadline of a message stays what it is.
             log.warning("upkeep of the inbox was rolled back: %s", error)
-            self._rollback()
+            self._rollback(before)
             return False
         return more
 

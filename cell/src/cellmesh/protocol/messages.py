@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
@@ -30,6 +31,8 @@ from cellmesh.protocol.fields import (
 from cellmesh.protocol.problems import Problem, invalid
 
 EMPTY_OBJECT = Raw(b"{}")
+#: Raw text of an optional field that is not there, or null.
+ABSENT = (b"", b"null")
 #: Longest ``timeout`` of a /send, seconds.
 MAX_TIMEOUT = 300
 DEFAULT_TIMEOUT = 10
@@ -73,14 +76,14 @@ class LegacyMessage(msgspec.Struct, omit_defaults=True, kw_only=True):
     type: MessageType | None = None
     message_type: MessageType | None = None
     priority: Priority | None = None
-    metadata: Raw | None = None
+    metadata: Raw = Raw()
 
 
 class _Form(msgspec.Struct):
     """Just enough of a body to tell which form it is."""
 
-    content: Raw | msgspec.UnsetType = msgspec.UNSET
-    payload: Raw | msgspec.UnsetType = msgspec.UNSET
+    content: Raw = Raw()
+    payload: Raw = Raw()
 
 
 class SendRequest(msgspec.Struct, omit_defaults=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,7 +95,7 @@ class SendRequest(msgspec.Struct, omit_defaults=True, kw_only=True, forbid_unkno
 
     to_cell: Name
     message_type: MessageType | None = None
-    payload: Raw | None = None
+    payload: Raw = Raw()
     priority: Priority | None = None
     ttl: Ttl | None = None
     message_id: MessageId | None = None
@@ -179,7 +182,7 @@ def decode_legacy(body: bytes, new_id: Callable[[], str]) -> CellMessage:
     """
     legacy = decode(_legacy_decoder, body)
     content = bytes(legacy.content)
-    if legacy.metadata is not None and bytes(legacy.metadata) != b"null":
+    if bytes(legacy.metadata) not in ABSENT:
         payload = b'{"content":' + content + b',"metadata":' + bytes(legacy.metadata) + b"}"
     else:
         payload = b'{"content":' + content + b"}"
@@ -198,7 +201,7 @@ def _is_legacy(body: bytes) -> bool:
         form = _form_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
-    return form.content is not msgspec.UNSET and form.payload is msgspec.UNSET
+    return bool(bytes(form.content)) and not bytes(form.payload)
 
 
 def decode_batch(body: bytes, new_id: Callable[[], str]) -> list[CellMessage | Problem]:
@@ -232,8 +235,11 @@ def decode_send(body: bytes) -> SendRequest:
 
     """
     request = decode(_send_decoder, body)
-    if request.payload is not None and bytes(request.payload) != b"{}":
-        check_object("payload", bytes(request.payload))
+    payload = bytes(request.payload)
+    if payload in ABSENT:
+        request.payload = EMPTY_OBJECT
+    else:
+        check_object("payload", payload)
     if request.timeout is not None and not 0 < request.timeout <= MAX_TIMEOUT:
         raise invalid("timeout", f"must be more than 0 and at most {MAX_TIMEOUT} seconds")
     if request.timestamp is not None:
@@ -319,19 +325,23 @@ def accept(message: CellMessage, here: Identity) -> Checked:
     )
 
 
-def id_prefix(message_id: str) -> bytes:
-    """Return the first 8 bytes of every deduplication key of a message id, whoever sent it."""
-    return hashlib.blake2b(message_id.encode(), digest_size=8).digest()
-
-
 def dedupe_key(namespace: str, cell: str, message_id: str) -> bytes:
-    """Return the 24-byte key under which a message is known: its id, sent by this cell of this namespace.
+    """Return the key under which a message is known: its id, then who sent it.
 
-    Keys of one message id share a prefix, so that one index answers both "seen before?" and "where is
-    the message with this id?".
+    The id comes first, as it is: ids that grow with time, as those of cells do, stay neighbours in an
+    index, and one index answers both "seen before?" and "where is the message with this id?".
     """
-    sender = f"{namespace}\0{cell}\0{message_id}".encode()
-    return id_prefix(message_id) + hashlib.blake2b(sender, digest_size=16).digest()
+    return message_id.encode() + b"\0" + _sender(namespace, cell)
+
+
+def id_range(message_id: str) -> tuple[bytes, bytes]:
+    """Return the bounds, second exclusive, of the deduplication keys of a message id, whoever sent it."""
+    return message_id.encode() + b"\0", message_id.encode() + b"\1"
+
+
+@lru_cache(maxsize=1024)
+def _sender(namespace: str, cell: str) -> bytes:
+    return hashlib.blake2b(f"{namespace}\0{cell}".encode(), digest_size=16).digest()
 
 
 def fingerprint(to_cell: str, message_type: str, payload: Any) -> bytes:

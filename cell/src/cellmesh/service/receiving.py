@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-import uuid
+import os
+import time
 from collections.abc import Sequence
 
 from msgspec import Raw
@@ -32,8 +33,13 @@ FULL_RETRY_AFTER = 2
 
 
 def new_id() -> str:
-    """Return a new message id, a random UUID."""
-    return str(uuid.uuid4())
+    """Return a new message id: a UUID of version 7 (RFC 9562), which grows with time.
+
+    Neighbours in time are neighbours in the receiver's index, so a group commit writes few of its pages.
+    """
+    number = time.time_ns() // 1_000_000 << 80 | int.from_bytes(os.urandom(10))
+    text = f"{number & ~(0xF << 76 | 0x3 << 62) | 0x7 << 76 | 0x2 << 62:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 class Receiver:

@@ -18,7 +18,6 @@ from cellmesh.inbox.clock import SteadyClock, iso
 from cellmesh.protocol.fields import DEFAULT_TTL
 from cellmesh.protocol.messages import (
     DEFAULT_TIMEOUT,
-    EMPTY_OBJECT,
     CellMessage,
     Identity,
     SendRequest,
@@ -148,7 +147,7 @@ class Sender:
             from_cell=self._here.cell_id,
             to_cell=request.to_cell,
             message_type=request.message_type,
-            payload=request.payload if request.payload is not None else EMPTY_OBJECT,
+            payload=request.payload,
             timestamp=iso(self._clock.now_ms()),
             priority=request.priority,
             ttl=request.ttl,
