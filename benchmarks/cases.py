@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -69,7 +69,7 @@ def throughput(kind: str, round_index: int, plan: Plan, results: Results, say: S
             for name in order:
                 sample = measure(systems[name], kind, kind, connections, round_index, plan, results)
                 found.append(f"{name} {sample.load.throughput:,.0f}/s p50 {sample.load.p50:.2f} ms")
-            say(f"POST /{kind}, {connections} connections: {'; '.join(found)}")
+            say(f"POST /{kind}, connections {connections:2}: {'; '.join(found)}")
 
 
 def fixed(round_index: int, plan: Plan, results: Results, say: Say) -> None:
@@ -93,11 +93,12 @@ def idle(round_index: int, plan: Plan, results: Results, say: Say) -> None:
     if not order:
         return
     found = []
+    short = replace(plan, seconds=min(1.0, plan.seconds), warmup=0.0)
     with started(plan, order) as systems:
         time.sleep(SETTLE)
         before = {name: [server.memory() for server in system.servers] for name, system in systems.items()}
         for name in order:
-            run_load(systems[name], "send", RATE_CONNECTIONS, plan, results, None)
+            run_load(systems[name], "send", RATE_CONNECTIONS, short, results, None)
         time.sleep(SETTLE)
         for name, system in systems.items():
             for server, memory in zip(system.servers, before[name], strict=True):

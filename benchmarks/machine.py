@@ -52,20 +52,13 @@ def _processor() -> str:
 
 
 def _disk(directory: Path) -> str:
-    """Return the file system of a directory and whether its device spins."""
+    """Return the file system of a directory and its device; what the device can do is measured, not told."""
     resolved = directory.resolve()
     mounts = [mount for mount in psutil.disk_partitions(all=True) if resolved.is_relative_to(mount.mountpoint)]
     if not mounts:
         return "unknown"
     mount = max(mounts, key=lambda mount: len(mount.mountpoint))
-    device = Path(mount.device).name
-    rotational = Path(f"/sys/class/block/{device}/queue/rotational")
-    if not rotational.exists():
-        rotational = Path(f"/sys/class/block/{device}/../queue/rotational")
-    kind = ""
-    if rotational.exists():
-        kind = ", rotating" if rotational.read_text().strip() == "1" else ", not rotating"
-    return f"{mount.fstype} on {device}{kind}"
+    return f"{mount.fstype} on {Path(mount.device).name}"
 
 
 def fdatasync(directory: Path, times: int = 500) -> dict[str, float]:

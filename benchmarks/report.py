@@ -26,7 +26,7 @@ processes and fresh data. Ratios are ratios of these medians.
 The load generator is a process of its own (uvloop, httptools) and shares the cores with what it measures.
 A message is about 1 KB, each is unique, connections are kept alive. Only an answer 200 with
 `"acknowledged": true` counts; {errors}. Each measurement lasts {seconds:g} s after {warmup:g} s of
-warm-up, {rounds:g} rounds. At a fixed rate requests leave at scheduled times, and latency counts from those.
+warm-up; rounds: {rounds:g}. At a fixed rate requests leave at scheduled times, and latency counts from those.
 MB are 10^6 bytes.
 """
 

@@ -59,7 +59,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _interrupted)
     say = _progress()
     chosen.data_dir.mkdir(parents=True, exist_ok=True)
-    warmup = min(0.7, chosen.seconds / 3)
+    warmup = round(min(0.7, chosen.seconds / 3), 2)
     results = Results(
         machine.describe(chosen.data_dir),
         machine.versions(),

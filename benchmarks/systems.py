@@ -24,6 +24,8 @@ FLOOR = "floor"
 ALL = (CELLMESH, LOADED, PROTOTYPE, FLOOR)
 
 UVICORN = ["-m", "uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
+CELL = ["-m", "cellmesh", "cell"]
+DISCOVERY = ["-m", "cellmesh_operator.discovery"]
 #: Messages in one batch of the preload.
 BATCH = 200
 #: Bounds so wide that no message of the run is refused.
@@ -72,7 +74,7 @@ def start_systems(names: list[str], servers: Servers, directory: Path, template:
 def start_discovery(servers: Servers, name: str, settings: dict[str, str]) -> tuple[int, Server]:
     """Start discovery and wait until it serves; return its port and process."""
     port = free_port()
-    server = servers.start(name, ["-m", "cellmesh_operator.discovery", "--port", str(port)], settings)
+    server = servers.start(name, [*DISCOVERY, "--port", str(port)], settings)
     server.wait_until(lambda: answers(port, "/peers"), "serving /peers")
     return port, server
 
@@ -91,7 +93,7 @@ def start_cell(
         "CELLMESH_DISCOVERY_URL": f"http://127.0.0.1:{discovery}/meshes/{mesh}" if discovery else "",
         **BOUNDS,
     }
-    return port, servers.start(f"{name}-{cell_id}", ["-m", "cellmesh", "cell"], settings)
+    return port, servers.start(f"{name}-{cell_id}", CELL, settings)
 
 
 def _cells(name: str, servers: Servers, directory: Path, discovery: int) -> System:
