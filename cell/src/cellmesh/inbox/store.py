@@ -114,6 +114,7 @@ class Store:
         """Take the totals back to what they were before a transaction that was rolled back."""
         self.gauges = gauges
         self._next_seq = gauges.received + 1
+        self._forgotten = 0
 
     def append(self, items: Sequence[Checked]) -> list[Outcome]:
         """Store messages that are new and have room; say of each what became of it."""
@@ -291,12 +292,12 @@ class Store:
         gone = []
         later = []
         for seq, kept in window:
+            self._forgotten = int(str(seq))
             if kept:
                 # From here on it is looked at by its expiry, like one with a long ttl.
                 later.append((now + EXTENSION_MS, seq))
             else:
                 gone.append((seq,))
-            self._forgotten = seq
         longer = self._execute(
             f"SELECT r.seq, {there} FROM receipts r WHERE r.expires_at <= ? ORDER BY r.expires_at LIMIT ?",  # noqa: S608 - our own text
             (now, UPKEEP_ROWS),

@@ -1,0 +1,75 @@
+# Everything a newcomer needs: `make run` and `make test`. Needs Python >= 3.11 with venv; the rest is
+# installed into .venv, in the versions and with the hashes of requirements/.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { echo $$p; break; }; done)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+DATA ?= .data
+UV_LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --no-annotate pyproject.toml --extra build
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test test-unit test-mesh check lint types layers format bench lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv/.runtime ## Set up, start a mesh of two cells, show a message going both ways, keep it up
+	@$(BIN)/cellmesh demo --stay --data-dir $(DATA) $(ARGS)
+
+demo: .venv/.runtime ## The same, then exit
+	@$(BIN)/cellmesh demo --exit --data-dir $(DATA) $(ARGS)
+
+test: check test-unit test-mesh ## Set up and run all checks and tests
+
+test-unit: .venv/.dev ## Tests in one process (about a minute)
+	@$(BIN)/python -m pytest tests/unit $(ARGS)
+
+test-mesh: .venv/.dev ## Tests with real processes on real sockets (minutes)
+	@$(BIN)/python -m pytest tests/mesh $(ARGS)
+
+check: lint types layers ## Lint, types, layers
+
+lint: .venv/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+
+types: .venv/.dev
+	@$(BIN)/mypy
+
+layers: .venv/.dev
+	@$(BIN)/lint-imports --no-cache
+
+format: .venv/.dev ## Format the code
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
+
+bench: .venv/.dev ## Benchmarks against the floor and the yardstick, in one run (about 12 minutes)
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+lock: .venv/.dev ## Refresh the pinned versions and hashes in requirements/
+	@$(UV_LOCK) --upgrade -o requirements/runtime.txt
+	@$(UV_LOCK) --upgrade --extra dev -c requirements/runtime.txt -o requirements/dev.txt
+	@echo "requirements/ refreshed; run make test before you commit it"
+
+clean: ## Remove what was installed and built, but not the data of cells
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: what is installed stays as long as the pinned versions and pyproject.toml stay.
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "cellmesh needs Python 3.11 or later; install it, or name it: make PYTHON=/path/to/python3"; exit 1; }
+	@echo "Making .venv with $$($(PYTHON) --version) ..."
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "cellmesh needs Python's venv module; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+
+.venv/.runtime: requirements/runtime.txt pyproject.toml | .venv/bin/python
+	@echo "Installing cellmesh ..."
+	@$(PIP) install --require-hashes -r requirements/runtime.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.dev: requirements/dev.txt .venv/.runtime
+	@echo "Installing development tools ..."
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
