@@ -1,0 +1,138 @@
+"""Manifests that are right: as values, and as the environment of each instance."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cellmesh.errors import ManifestError
+from cellmesh.manifests.documents import Document, read_documents
+from cellmesh.manifests.schema import faults, with_defaults
+
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellManifest:
+    """A Cell whose manifest has been checked, defaults filled in."""
+
+    name: str
+    namespace: str
+    replicas: int
+    port: int
+    type: str
+    branch: str
+    services: tuple[str, ...]
+    max_messages: int
+    max_bytes: int
+    history: int
+    dedupe_window: int
+    env: tuple[tuple[str, str], ...]
+
+    @property
+    def instances(self) -> list[str]:
+        """Names of the instances, in order."""
+        return [f"{self.name}-{ordinal}" for ordinal in range(self.replicas)]
+
+
+def load(paths: Sequence[str], *, namespace: str = "default") -> list[CellManifest]:
+    """Read Cells from files, ``-`` being standard input.
+
+    Args:
+        paths: YAML or JSON files of one or many documents.
+        namespace: the mesh of Cells that name none.
+
+    Raises:
+        ManifestError: one line for each fault of all files.
+
+    """
+    documents, lines = read_documents(paths)
+    cells: list[tuple[Document, CellManifest]] = []
+    for document in documents:
+        found = faults(document.data)
+        lines += [f"{document.where}: {fault}" for fault in found]
+        if not found:
+            cells.append((document, _cell(with_defaults(document.data), namespace)))
+    lines += _collisions(cells)
+    if lines:
+        raise ManifestError("\n".join(lines))
+    return [cell for _, cell in cells]
+
+
+def quantity(value: int | str) -> int:
+    """Return the bytes of a size that the schema has let through, such as 512Mi."""
+    if isinstance(value, int):
+        return value
+    match = re.fullmatch(r"(?P<number>[0-9]+)(?P<unit>[A-Za-z]*)", value)
+    if match is None or match["unit"] not in _UNITS:
+        raise ManifestError(f"{value!r} is no size; write for example 512Mi")
+    return int(match["number"]) * _UNITS[match["unit"]]
+
+
+def instance_environ(
+    cell: CellManifest, ordinal: int, *, host: str, port: int, data_dir: Path, discovery_url: str
+) -> dict[str, str]:
+    """Return the environment that makes a process this instance of the cell.
+
+    Settings without a value are there and empty, so that none is inherited from whoever starts the process.
+    """
+    instance = cell.instances[ordinal]
+    return {
+        **dict(cell.env),
+        "CELLMESH_CELL_ID": cell.name,
+        "CELLMESH_INSTANCE": instance,
+        "CELLMESH_UID": "",
+        "CELLMESH_NAMESPACE": cell.namespace,
+        "CELLMESH_HOST": host,
+        "CELLMESH_PORT": str(port),
+        "CELLMESH_DATA_DIR": str(data_dir / cell.namespace / instance),
+        "CELLMESH_DISCOVERY_URL": f"{discovery_url}/meshes/{cell.namespace}",
+        "CELLMESH_TYPE": cell.type,
+        "CELLMESH_BRANCH": cell.branch,
+        "CELLMESH_SERVICES": ",".join(cell.services),
+        "CELLMESH_MAX_MESSAGES": str(cell.max_messages),
+        "CELLMESH_MAX_BYTES": str(cell.max_bytes),
+        "CELLMESH_HISTORY": str(cell.history),
+        "CELLMESH_DEDUPE_WINDOW": str(cell.dedupe_window),
+    }
+
+
+def _cell(data: dict[str, Any], namespace: str) -> CellManifest:
+    spec, metadata = data["spec"], data["metadata"]
+    mailbox = spec["mailbox"]
+    return CellManifest(
+        name=metadata["name"],
+        namespace=metadata.get("namespace") or namespace,
+        replicas=spec["replicas"],
+        port=spec["port"],
+        type=spec["type"],
+        branch=spec["branch"],
+        services=tuple(spec["services"]),
+        max_messages=mailbox["maxMessages"],
+        max_bytes=quantity(mailbox["maxBytes"]),
+        history=mailbox["history"],
+        dedupe_window=mailbox["dedupeWindow"],
+        env=tuple((item["name"], item["value"]) for item in spec["env"]),
+    )
+
+
+def _collisions(cells: list[tuple[Document, CellManifest]]) -> list[str]:
+    """Return what Cells that are right by themselves cannot have together on one machine."""
+    lines: list[str] = []
+    names: dict[tuple[str, str], str] = {}
+    ports: dict[int, str] = {}
+    for document, cell in cells:
+        first = names.setdefault((cell.namespace, cell.name), document.where)
+        if first != document.where:
+            lines.append(f"{document.where}: metadata.name: taken by {first}; rename one")
+            continue
+        if not cell.replicas:
+            continue
+        first = ports.setdefault(cell.port, document.where)
+        if first != document.where:
+            lines.append(f"{document.where}: spec.port: {cell.port} is the port of {first}; give it another")
+    return lines

@@ -1,0 +1,161 @@
+"""Manifests that are taken, their defaults, and the environment of their instances."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cellmesh.manifests import CellManifest, instance_environ, load
+from cellmesh.manifests.cells import quantity
+from cellmesh.manifests.schema import cell_schema
+from cellmesh.settings import Settings
+
+ROOT = Path(__file__).parents[3]
+MINIMAL = "apiVersion: cellmesh.dev/v1alpha1\nkind: Cell\nmetadata: {name: alpha}\n"
+
+
+def one(tmp_path: Path, text: str, **options: Any) -> CellManifest:
+    """Return the one Cell of a text."""
+    path = tmp_path / "cell.yaml"
+    path.write_text(text)
+    (cell,) = load([str(path)], **options)
+    return cell
+
+
+def environ_of(cell: CellManifest, ordinal: int = 0) -> dict[str, str]:
+    """Return the environment of an instance, with ordinary circumstances."""
+    return instance_environ(
+        cell, ordinal, host="127.0.0.1", port=cell.port, data_dir=Path("/d"), discovery_url="http://127.0.0.1:8001"
+    )
+
+
+def test_defaults_are_those_of_the_settings(tmp_path: Path) -> None:
+    """A Cell that says nothing behaves as a process to which nothing is said."""
+    cell = one(tmp_path, MINIMAL)
+    settings = Settings(cell_id="alpha")
+
+    for field in ("port", "type", "branch", "services", "max_messages", "max_bytes", "history", "dedupe_window"):
+        assert getattr(cell, field) == getattr(settings, field), field
+
+
+@pytest.mark.parametrize("spec", ["spec:\n", "spec: {}\n", "spec: {mailbox: }\n", "spec: {port: , services: }\n"])
+def test_null_stands_for_the_default(tmp_path: Path, spec: str) -> None:
+    """As on an API server, a key without a value is a key not written."""
+    assert one(tmp_path, MINIMAL + spec) == one(tmp_path, MINIMAL)
+
+
+def test_every_default_of_the_schema_is_valid_by_the_schema(tmp_path: Path) -> None:
+    """An API server refuses a CRD whose defaults its own schema refuses."""
+    assert cell_schema()["properties"]["spec"]["default"] == {}
+    assert one(tmp_path, MINIMAL).max_bytes == 512 * 1024 * 1024
+
+
+def test_the_environment_of_an_instance_makes_its_settings(tmp_path: Path) -> None:
+    """Every field of the spec arrives where the process reads it."""
+    spec = """spec:
+  replicas: 2
+  port: 8002
+  type: pure
+  branch: main
+  services: [code-analysis, search]
+  mailbox: {maxMessages: 5, maxBytes: 2Mi, history: 3, dedupeWindow: 60}
+  env: [{name: MODEL, value: "a b"}, {name: EMPTY}]
+"""
+    environ = environ_of(one(tmp_path, MINIMAL + spec, namespace="lab"), 1)
+    settings = Settings.from_environ(environ)
+
+    assert settings == Settings(
+        cell_id="alpha",
+        instance="alpha-1",
+        uid=settings.uid,
+        namespace="lab",
+        host="127.0.0.1",
+        port=8002,
+        data_dir=Path("/d/lab/alpha-1"),
+        discovery_url="http://127.0.0.1:8001/meshes/lab",
+        type="pure",
+        branch="main",
+        services=("code-analysis", "search"),
+        max_messages=5,
+        max_bytes=2 * 1024 * 1024,
+        history=3,
+        dedupe_window=60.0,
+    )
+    assert (environ["MODEL"], environ["EMPTY"]) == ("a b", "")
+
+
+def test_nothing_of_another_cell_is_inherited(tmp_path: Path) -> None:
+    """A Cell without a type has none, whatever the terminal's environment holds."""
+    inherited = {"CELLMESH_TYPE": "x", "CELLMESH_SERVICES": "y", "CELLMESH_UID": "z"}
+
+    settings = Settings.from_environ({**inherited, **environ_of(one(tmp_path, MINIMAL))})
+
+    assert (settings.type, settings.services) == ("", ())
+    assert settings.uid != "z"
+
+
+def test_a_namespace_in_the_manifest_wins(tmp_path: Path) -> None:
+    """The option is for Cells that name none."""
+    text = MINIMAL.replace("{name: alpha}", "{name: alpha, namespace: prod}")
+
+    assert one(tmp_path, text, namespace="lab").namespace == "prod"
+
+
+def test_the_same_name_in_two_meshes_is_no_collision(tmp_path: Path) -> None:
+    """A name belongs to its mesh."""
+    text = MINIMAL + "---\n" + MINIMAL.replace("alpha}", "alpha, namespace: lab}") + "spec: {port: 9000}\n"
+    path = tmp_path / "cells.yaml"
+    path.write_text(text)
+
+    assert [cell.namespace for cell in load([str(path)])] == ["default", "lab"]
+
+
+def test_cells_without_instances_need_no_port(tmp_path: Path) -> None:
+    """Scaled to zero, a Cell takes no port from another."""
+    path = tmp_path / "cells.yaml"
+    path.write_text(MINIMAL + "---\n" + MINIMAL.replace("name: alpha", "name: beta") + "spec: {replicas: 0}\n")
+
+    assert [cell.instances for cell in load([str(path)])] == [["alpha-0"], []]
+
+
+def test_what_kubectl_prints_can_be_piped_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A List of objects with the server's metadata is read from standard input."""
+    metadata = {"name": "alpha", "uid": "1", "resourceVersion": "5", "creationTimestamp": "2026-01-31T12:00:00Z"}
+    cell = {"apiVersion": "cellmesh.dev/v1alpha1", "kind": "Cell", "metadata": {**metadata, "generation": 1}}
+    listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": [cell]}).encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(listed)))
+
+    assert [found.name for found in load(["-"])] == ["alpha"]
+
+
+def test_anchors_and_merge_keys_work(tmp_path: Path) -> None:
+    """Ordinary use of YAML's own means against repetition is fine."""
+    text = (
+        MINIMAL + "spec:\n  type: &t x\n  branch: *t\n  mailbox: {<<: {history: 5, maxMessages: 6}, maxMessages: 7}\n"
+    )
+    cell = one(tmp_path, text)
+
+    assert (cell.branch, cell.history, cell.max_messages) == ("x", 5, 7)
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [(1_000_000, 10**6), ("1000000", 10**6), ("1000k", 10**6), ("2M", 2 * 10**6), ("3Gi", 3 * 2**30), ("1T", 10**12)],
+)
+def test_sizes_are_read_as_kubernetes_reads_them(written: int | str, size: int) -> None:
+    """Decimal and binary units are told apart."""
+    assert quantity(written) == size
+
+
+def test_the_example_is_valid() -> None:
+    """The example of the documentation runs."""
+    cells = load([str(ROOT / "examples" / "alpha-pure.yaml")])
+
+    assert [(cell.name, cell.port, cell.services) for cell in cells] == [
+        ("alpha", 8000, ()),
+        ("pure", 8002, ("code-analysis",)),
+    ]
