@@ -92,6 +92,7 @@ async def _serve(settings: Settings, inbox: Inbox, listener: socket.socket, *, e
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE,
+            timeout_graceful_shutdown=3,
             backlog=2048,
         )
     )
@@ -106,6 +107,9 @@ async def _serve(settings: Settings, inbox: Inbox, listener: socket.socket, *, e
     cell.start(port)
     log.info("%s is ready at http://%s:%d", settings.instance, settings.host, port)
     await asyncio.wait([stop, serving], return_when=asyncio.FIRST_COMPLETED)
+    failed = serving.done()
+    if failed:
+        log.error("%s: the HTTP server has ended by itself, this process stops", settings.instance)
     await _drain(cell, stop_now)
     server.should_exit = True
     server.force_exit = stop_now.done()
@@ -119,7 +123,7 @@ async def _serve(settings: Settings, inbox: Inbox, listener: socket.socket, *, e
     serving.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await serving
-    return 1 if stop_now.done() else 0
+    return 1 if failed or stop_now.done() else 0
 
 
 async def _drain(cell: Cell, stop_now: asyncio.Future[None]) -> None:
