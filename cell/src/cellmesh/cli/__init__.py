@@ -1,1 +1,61 @@
-"""..."""
+"""The ``cellmesh`` command: one module a command, loaded when it is called.
+
+``group``       the command group and how a command ends        ``http``        JSON over HTTP, errors in one line
+``mesh``        what runs where: processes, ports, addresses    ``supervisor``  starts, watches and ends processes
+``restarting``  whether and when a dead process comes back      ``reporting``   what the user sees of a mesh
+``lookup``      cells found through discovery                   ``output``      tables and safe text
+``up``, ``demo``, ``cell``, ``send``, ``messages``, ``peers``, ``top``, ``backup``: the commands.
+
+Nothing here may load more than click: ``cellmesh cell`` runs once for each instance of each cell.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from cellmesh import __version__
+from cellmesh.cli.group import CommandGroup
+
+
+@click.group(
+    cls=CommandGroup,
+    commands_of={
+        "up": "Run the cells of manifests on this machine.",
+        "demo": "Run two cells and show a message going both ways.",
+        "cell": "Run one instance of a cell, with settings from the environment.",
+        "send": "Send a message from one cell to another.",
+        "messages": "Show the messages in a cell's inbox.",
+        "peers": "Show who is in the mesh, as discovery tells it.",
+        "top": "Show how busy each instance is.",
+        "backup": "Copy an inbox into a file, while its cell runs or not.",
+    },
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, prog_name="cellmesh")
+def cellmesh() -> None:
+    """Cells that message each other directly and durably, found through discovery.
+
+    Exit codes: 0 done, 1 failed, 2 the command or a setting is wrong, 130 interrupted.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code. Errors end as one line on standard error."""
+    try:
+        result = cellmesh.main(
+            list(sys.argv[1:] if arguments is None else arguments), prog_name="cellmesh", standalone_mode=False
+        )
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        # The reader, for example `head`, has seen enough. Standard output is flushed once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return result if isinstance(result, int) else 0
