@@ -24,6 +24,8 @@ UPKEEP_ROWS = 256
 #: How long a deduplication record that is due lives on while its message is still there.
 EXTENSION_MS = 3_600_000
 PAGE = 4096
+#: Pages of the write-ahead log after which it is copied into the file and written from its start again.
+LOG_PAGES = 1000
 
 
 class Verdict(Enum):
@@ -94,10 +96,11 @@ class Store:
         self._forgotten = 0
         self.gauges = Gauges()
         # A small inbox must not be filled by its write-ahead log.
-        pages = max(100, min(4000, limits.max_bytes // 4 // PAGE))
+        pages = max(50, min(LOG_PAGES, limits.max_bytes // 16 // PAGE))
         connection.pragma("wal_autocheckpoint", pages)
         connection.pragma("journal_size_limit", pages * PAGE * 4)
         connection.pragma("cache_size", -16_000)
+        self._fill_log(pages)
         self._clamp_deadlines()
         self.reload()
 
@@ -188,7 +191,7 @@ class Store:
     def shrink(self) -> None:
         """Give free pages back to the file system, some at a time, when many are free. Not in a transaction."""
         free = int(self.connection.pragma("freelist_count"))
-        if free > 1000 and free * 4 > int(self.connection.pragma("page_count")):
+        if free > 4 * LOG_PAGES and free * 4 > int(self.connection.pragma("page_count")):
             self._execute("PRAGMA incremental_vacuum(500)").fetchall()
 
     def reclaim(self) -> None:
@@ -312,6 +315,22 @@ class Store:
         if later:
             self._executemany("UPDATE receipts SET expires_at = ? WHERE seq = ?", later)
         return max(len(window), len(longer))
+
+    def _fill_log(self, pages: int) -> None:
+        """Bring the write-ahead log to its full length once, before the first message.
+
+        A file that grows makes each fsync write its new length as well; one that is overwritten does not.
+        """
+        if Path(self._files[1]).exists() and Path(self._files[1]).stat().st_size >= pages * PAGE:
+            return
+        try:
+            with self.connection:
+                self._execute("CREATE TABLE filler (filler BLOB)")
+                self._execute("INSERT INTO filler VALUES (zeroblob(?))", (pages * PAGE,))
+                self._execute("DROP TABLE filler")
+            self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+        except (apsw.FullError, apsw.BusyError):
+            return  # it grows as it is used instead
 
     def _clamp_deadlines(self) -> None:
         # The wall clock may have been set back while no process ran: nothing may live longer than it was given.
