@@ -34,7 +34,7 @@ class _CellCommand(click.Command):
 @click.command(cls=_CellCommand)
 @click.option("--exit-with-parent", is_flag=True, help="Stop when standard input ends, as it does when `up` dies.")
 @click.pass_context
-def cell(ctx: click.Context, *, exit_with_parent: bool) -> None:
+def cell(ctx: click.Context, /, *, exit_with_parent: bool) -> None:
     """Run one instance of a cell until SIGTERM or SIGINT; then drain and exit.
 
     Exit codes: 0 stopped in order, 1 cut short or the port is taken, 2 a setting is wrong or the inbox cannot

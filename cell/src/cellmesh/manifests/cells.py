@@ -39,12 +39,13 @@ class CellManifest:
         return [f"{self.name}-{ordinal}" for ordinal in range(self.replicas)]
 
 
-def load(paths: Sequence[str], *, namespace: str = "default") -> list[CellManifest]:
+def load(paths: Sequence[str], *, namespace: str = "default", check_ports: bool = True) -> list[CellManifest]:
     """Read Cells from files, ``-`` being standard input.
 
     Args:
         paths: YAML or JSON files of one or many documents.
         namespace: the mesh of Cells that name none.
+        check_ports: refuse two Cells with one port, which one machine cannot give them.
 
     Raises:
         ManifestError: one line for each fault of all files.
@@ -57,7 +58,7 @@ def load(paths: Sequence[str], *, namespace: str = "default") -> list[CellManife
         lines += [f"{document.where}: {fault}" for fault in found]
         if not found:
             cells.append((document, _cell(with_defaults(document.data), namespace)))
-    lines += _collisions(cells)
+    lines += _collisions(cells, check_ports=check_ports)
     if lines:
         raise ManifestError("\n".join(lines))
     return [cell for _, cell in cells]
@@ -120,7 +121,7 @@ def _cell(data: dict[str, Any], namespace: str) -> CellManifest:
     )
 
 
-def _collisions(cells: list[tuple[Document, CellManifest]]) -> list[str]:
+def _collisions(cells: list[tuple[Document, CellManifest]], *, check_ports: bool) -> list[str]:
     """Return what Cells that are right by themselves cannot have together on one machine."""
     lines: list[str] = []
     names: dict[tuple[str, str], str] = {}
@@ -130,7 +131,7 @@ def _collisions(cells: list[tuple[Document, CellManifest]]) -> list[str]:
         if first != document.where:
             lines.append(f"{document.where}: metadata.name: taken by {first}; rename one")
             continue
-        if not cell.replicas:
+        if not cell.replicas or not check_ports:
             continue
         first = ports.setdefault(cell.port, document.where)
         if first != document.where:
