@@ -17,8 +17,9 @@ from cellmesh.protocol.problems import Problem
 from cellmesh.protocol.receipts import BatchItem
 from cellmesh.transport.http1 import Answer, Lost, NotSent, Pool
 
-#: Requests under way to an instance that takes batches: one is written while another is stored.
-BATCH_REQUESTS = 2
+#: Requests under way to an instance that takes batches. One: what waits meanwhile goes out together, which
+#: costs both sides less than two requests of half the size (measured), and keeps the order.
+BATCH_REQUESTS = 1
 #: Requests under way to one that does not: each carries one message.
 SINGLE_REQUESTS = 64
 CONNECT_TIMEOUT = 5.0
