@@ -108,9 +108,14 @@ def percentile(ordered: list[float], share: float) -> float:
     return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000, 4)
 
 
-def result(tally: Tally, seconds: float) -> LoadResult:
-    ordered = sorted(tally.latencies)
+def cpu_used() -> float:
+    """Return the CPU seconds of this process so far."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def result(tally: Tally, seconds: float, cpu: float) -> LoadResult:
+    ordered = sorted(tally.latencies)
     return LoadResult(
         requests=len(ordered),
         seconds=seconds,
@@ -123,7 +128,7 @@ def result(tally: Tally, seconds: float) -> LoadResult:
         errors=dict(tally.errors),
         error_sample=tally.sample,
         total_requests=tally.completed + tally.errors.total(),
-        cpu=round(usage.ru_utime + usage.ru_stime, 3),
+        cpu=round(cpu, 3),
     )
 
 
@@ -143,8 +148,10 @@ def main() -> None:
     else:
         driver = ClosedLoop(options.port, options.connections, make)
     gc.disable()
+    before = cpu_used()
     uvloop.run(drive(driver, options.warmup, options.seconds))
-    print(msgspec.json.encode(result(driver.tally, options.seconds)).decode())
+    used = cpu_used() - before
+    print(msgspec.json.encode(result(driver.tally, options.seconds, used)).decode())
 
 
 if __name__ == "__main__":

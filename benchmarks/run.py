@@ -102,7 +102,7 @@ def run(plan: Plan, wanted: list[str], messages: int, results: Results, say: Cal
         for case in loads:
             measures[case](number, plan, results, say)
     if "discovery" in wanted:
-        lookups.measure(10 * plan.rounds, plan.directory, results, say)
+        lookups.measure(plan.directory, results, say)
 
 
 def finish(chosen: argparse.Namespace, results: Results, say: Callable[[str], None]) -> int:

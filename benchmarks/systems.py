@@ -30,8 +30,13 @@ DISCOVERY = ["-m", "cellmesh_operator.discovery"]
 BATCH = 200
 #: Bounds so wide that no message of the run is refused.
 BOUNDS = {"CELLMESH_MAX_MESSAGES": "100000000", "CELLMESH_MAX_BYTES": str(2**40)}
-#: Room for the registrations of the lookups, none of which expires meanwhile.
-ROOMY = {"CELLMESH_DISCOVERY_EXPIRY": "86400", "CELLMESH_DISCOVERY_MAX_REGISTRATIONS": "20000"}
+#: Room for the registrations of the lookups, none of which expires meanwhile, and a content that stays as
+#: it is: "settled" is part of it.
+ROOMY = {
+    "CELLMESH_DISCOVERY_EXPIRY": "86400",
+    "CELLMESH_DISCOVERY_MAX_REGISTRATIONS": "20000",
+    "CELLMESH_DISCOVERY_SETTLE": "0",
+}
 
 
 @dataclass
