@@ -7,6 +7,7 @@ have reached the other side. ``NotSent`` says that none has; ``Lost`` that one m
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import deque
 from typing import cast
 
@@ -81,6 +82,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport (asyncio)."""
         self._transport = cast("asyncio.Transport", transport)
+        _keep_alive(transport.get_extra_info("socket"))
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser (asyncio)."""
@@ -134,6 +136,16 @@ class Connection(asyncio.Protocol):
         if waiter is not None and not waiter.done():
             waiter.set_exception(Lost(why))
         self.close()
+
+
+def _keep_alive(sock: socket.socket | None) -> None:
+    """Have the kernel notice a machine that is gone, which closes no connection: within about 30 s."""
+    if sock is None:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):  # macOS has no TCP_KEEPIDLE
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 class Pool:

@@ -25,6 +25,8 @@ SINGLE_REQUESTS = 64
 CONNECT_TIMEOUT = 5.0
 #: Longest wait for the answer to a request. Longer than any caller waits: the request belongs to many.
 ANSWER_TIMEOUT = 310.0
+#: The same for a batch: storing it takes a cell milliseconds, and everything behind it waits.
+BATCH_TIMEOUT = 60.0
 OFFER_HEADER = b"cellmesh-batch"
 
 _decode_items = msgspec.json.Decoder(list[BatchItem]).decode
@@ -177,7 +179,7 @@ class Link:
             waiter = connection.send(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
             for entry in entries:
                 entry.sent = True
-            timer = self._loop.call_later(ANSWER_TIMEOUT, connection.close)
+            timer = self._loop.call_later(ANSWER_TIMEOUT if single else BATCH_TIMEOUT, connection.close)
             try:
                 answer = await waiter
             except asyncio.CancelledError:
