@@ -11,14 +11,13 @@ Nothing here may load more than click: ``cellmesh cell`` runs once for each inst
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
 import click
 
 from cellmesh import __version__
-from cellmesh.cli.group import CommandGroup
+from cellmesh.cli.group import INTERRUPTED, CommandGroup
 
 
 @click.group(
@@ -53,9 +52,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return 130
-    except BrokenPipeError:
-        # The reader, for example `head`, has seen enough. Standard output is flushed once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return INTERRUPTED
     return result if isinstance(result, int) else 0

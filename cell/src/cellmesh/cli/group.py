@@ -10,6 +10,9 @@ import click
 
 from cellmesh.errors import CellMeshError
 
+#: Exit code after Ctrl-C, as shells know it.
+INTERRUPTED = 130
+
 
 class Failure(click.ClickException):
     """Ends a command with its message on standard error and exit code 1."""
@@ -60,3 +63,6 @@ class CommandGroup(click.Group):
             return super().invoke(ctx)
         except CellMeshError as error:
             raise Failure(str(error)) from error
+        except KeyboardInterrupt:
+            # Here, because click would print an empty line for it.
+            raise click.exceptions.Exit(INTERRUPTED) from None

@@ -109,23 +109,25 @@ class TableReporter(Reporter):
         """Show a line of our own, above the table."""
         self._print(text)
 
-    def _print(self, text: str, style: str | None = None) -> None:
+    def _print(self, text: str, style: str = "") -> None:
+        from rich.text import Text
+
         with contextlib.suppress(OSError):
-            self._console.print(text, style=style, markup=False)
+            self._console.print(Text(text, style=style))
 
     def _table(self) -> Any:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for column in ("INSTANCE", "STATE", "URL"):
+        table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
+        for column in ("INSTANCE", "STATE", "ADDRESS"):
             table.add_column(column)
         for column in ("PID", "RESTARTS", "PENDING", "OLDEST", "RECEIVED"):
             table.add_column(column, justify="right")
         for child in list(self._children):
             messages = child.health.get("messages")
             counts = messages if isinstance(messages, dict) else {}
-            cells = (child.url, child.pid or "-", child.restarts, counts.get("pending", "-"))
+            cells = (child.url.removeprefix("http://"), child.pid or "-", child.restarts, counts.get("pending", "-"))
             table.add_row(
                 child.name,
                 Text(child.state, style=_STYLES.get(child.state, "")),
