@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from fastapi import FastAPI
@@ -67,6 +68,8 @@ def describe(app: FastAPI) -> None:
         if app.openapi_schema is None:
             document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             _, named = components(_TYPES)
+            for schema in named.values():
+                schema["description"] = inspect.cleandoc(schema.get("description", ""))
             for name in ("CellMessage", "LegacyMessage", "SendRequest"):
                 for field in ("payload", "content", "metadata"):
                     _object(named[name]["properties"].get(field), anything=field != "payload")

@@ -34,8 +34,15 @@ MessageType = Annotated[
     ),
 ]
 Timestamp = Annotated[
-    str, msgspec.Meta(min_length=1, max_length=64, description="ISO 8601; naive means UTC; information only.")
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=64,
+        description="ISO 8601; naive means UTC; information only.",
+        extra_json_schema={"format": "date-time"},
+    ),
 ]
+TraceState = Annotated[str, msgspec.Meta(max_length=1024)]
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=MAX_SECONDS)] | Annotated[float, msgspec.Meta(ge=0, le=MAX_SECONDS)]
 #: Seconds from receipt until the message expires; 0: never.
 Ttl = Seconds

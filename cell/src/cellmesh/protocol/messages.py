@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Raw
@@ -25,10 +25,11 @@ from cellmesh.protocol.fields import (
     Priority,
     Seconds,
     Timestamp,
+    TraceState,
     Ttl,
     check_timestamp,
 )
-from cellmesh.protocol.problems import Problem, invalid
+from cellmesh.protocol.problems import Problem
 
 EMPTY_OBJECT = Raw(b"{}")
 #: Raw text of an optional field that is not there, or null.
@@ -36,6 +37,7 @@ ABSENT = (b"", b"null")
 #: Longest ``timeout`` of a /send, seconds.
 MAX_TIMEOUT = 300
 DEFAULT_TIMEOUT = 10
+Timeout = Annotated[int, msgspec.Meta(gt=0, le=MAX_TIMEOUT)] | Annotated[float, msgspec.Meta(gt=0, le=MAX_TIMEOUT)]
 
 
 class CellMessage(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -57,7 +59,7 @@ class CellMessage(msgspec.Struct, omit_defaults=True, kw_only=True):
     reply_to: MessageId | None = None
     conversation_id: MessageId | None = None
     traceparent: Name | None = None
-    tracestate: str | None = None
+    tracestate: TraceState | None = None
     from_namespace: Name | None = None
     from_instance: Name | None = None
     to_namespace: Name | None = None
@@ -76,14 +78,14 @@ class LegacyMessage(msgspec.Struct, omit_defaults=True, kw_only=True):
     type: MessageType | None = None
     message_type: MessageType | None = None
     priority: Priority | None = None
-    metadata: Raw = Raw()
+    metadata: Raw = msgspec.field(default_factory=Raw)
 
 
 class _Form(msgspec.Struct):
     """Just enough of a body to tell which form it is."""
 
-    content: Raw = Raw()
-    payload: Raw = Raw()
+    content: Raw = msgspec.field(default_factory=Raw)
+    payload: Raw = msgspec.field(default_factory=Raw)
 
 
 class SendRequest(msgspec.Struct, omit_defaults=True, kw_only=True, forbid_unknown_fields=True):
@@ -95,16 +97,16 @@ class SendRequest(msgspec.Struct, omit_defaults=True, kw_only=True, forbid_unkno
 
     to_cell: Name
     message_type: MessageType | None = None
-    payload: Raw = Raw()
+    payload: Raw = msgspec.field(default_factory=Raw)
     priority: Priority | None = None
     ttl: Ttl | None = None
     message_id: MessageId | None = None
-    timeout: Seconds | None = None
+    timeout: Timeout | None = None
     mode: Literal["direct"] | None = None
     reply_to: MessageId | None = None
     conversation_id: MessageId | None = None
     traceparent: Name | None = None
-    tracestate: str | None = None
+    tracestate: TraceState | None = None
     to_instance: Name | None = None
     from_cell: str | None = None
     timestamp: Timestamp | None = None
@@ -240,8 +242,6 @@ def decode_send(body: bytes) -> SendRequest:
         request.payload = EMPTY_OBJECT
     else:
         check_object("payload", payload)
-    if request.timeout is not None and not 0 < request.timeout <= MAX_TIMEOUT:
-        raise invalid("timeout", f"must be more than 0 and at most {MAX_TIMEOUT} seconds")
     if request.timestamp is not None:
         check_timestamp("timestamp", request.timestamp)
     return request
@@ -285,8 +285,6 @@ def accept(message: CellMessage, here: Identity) -> Checked:
     value = check_object("payload", payload)
     if message.timestamp is not None:
         check_timestamp("timestamp", message.timestamp)
-    if message.tracestate is not None and len(message.tracestate) > 1024:
-        raise invalid("tracestate", "longer than 1024 characters")
     ttl = DEFAULT_TTL if message.ttl is None else message.ttl
     lifetime = ttl if message.ttl_remaining is None or not ttl else min(ttl, message.ttl_remaining)
     message_type = message.message_type or DEFAULT_TYPE
