@@ -130,7 +130,7 @@ class TableReporter(Reporter):
             cells = (child.url.removeprefix("http://"), child.pid or "-", child.restarts, counts.get("pending", "-"))
             table.add_row(
                 child.name,
-                Text(child.state, style=_STYLES.get(child.state, "")),
+                Text("no answer", style="red") if child.silent else Text(child.state, style=_STYLES[child.state]),
                 *map(str, cells),
                 age(counts.get("oldest_pending_seconds")),
                 str(counts.get("received", "-")),

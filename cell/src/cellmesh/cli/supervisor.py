@@ -48,6 +48,8 @@ class Child:
         self.pid: int | None = None
         self.restarts = 0
         self.health: dict[str, Any] = {}
+        #: It was ready and does not answer now.
+        self.silent = False
         self.task: asyncio.Task[None] | None = None
         self._on_event = on_event
         self._on_line = on_line
@@ -117,7 +119,7 @@ class Child:
 
     async def _live(self) -> int:
         """Run the process once; return its exit code."""
-        self.state, self.url = "starting", self.process.url
+        self.state, self.url, self.silent = "starting", self.process.url, False
         self._lines.clear()
         try:
             running = await asyncio.create_subprocess_exec(

@@ -36,25 +36,32 @@ class Watcher:
         """Look, until cancelled."""
         loop = asyncio.get_running_loop()
         looked_at_all = 0.0
+        looks: dict[str, asyncio.Task[None]] = {}
         try:
             while True:
                 due = [child for child in self._children if child.state == "starting" and child.pid]
                 if self._keep_looking and loop.time() - looked_at_all >= LATER:
                     looked_at_all = loop.time()
                     due += [child for child in self._children if child.state == "ready"]
-                await asyncio.gather(*(self._look(child) for child in due))
+                # One that hangs is left to its own look, the others go on.
+                looks |= {child.name: loop.create_task(self._look(child)) for child in due if child.name not in looks}
                 await asyncio.sleep(SOON)
+                for name in [name for name, task in looks.items() if task.done()]:
+                    looks.pop(name).result()
         finally:
+            for task in looks.values():
+                task.cancel()
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _look(self, child: Child) -> None:
         life = child.pid
         url, health = await asyncio.get_running_loop().run_in_executor(self._pool, look, child)
-        # It may have died meanwhile, and another life of it begun.
-        if child.pid != life or health is None:
-            return
-        child.health = health
-        child.became_ready(url)
+        if child.pid != life:
+            return  # it has died meanwhile, and perhaps another life of it begun
+        child.silent = health is None and child.state == "ready"
+        if health is not None:
+            child.health = health
+            child.became_ready(url)
 
 
 def look(child: Child) -> tuple[str, dict[str, Any] | None]:

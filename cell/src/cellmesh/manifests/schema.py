@@ -88,7 +88,7 @@ def with_defaults(data: Any, schema: dict[str, Any] | None = None) -> Any:
 def _validator() -> Any:
     checker = Draft202012Validator.TYPE_CHECKER.redefine(
         "integer",
-        # Stricter than JSON Schema: an API server does not take 8000.0 for 8000 either.
+        # Stricter than JSON Schema and API servers, to which 8000.0 is 8000: whoever writes that means something else.
         lambda _, value: isinstance(value, int) and not isinstance(value, bool),
     )
     keywords = {
