@@ -39,6 +39,7 @@ class Recorder:
     events: list[tuple[Any, ...]] = field(default_factory=list)
 
     def install(self, name: str) -> apsw.VFS:
+        """Register a VFS of this name that records; the caller keeps and unregisters it."""
         recorder = self
 
         class File(apsw.VFSFile):
