@@ -64,9 +64,7 @@ async def eventually_async(
 
 def _too_late(message: str, within: float, last: Any) -> AssertionError:
     seen = f"{type(last).__name__}: {last}" if isinstance(last, Exception) else repr(last)
-    failure = AssertionError(
-        f"{message or 'what was waited for'}: not within {within:g} s; last seen: {seen[:2000]}"
-    )
+    failure = AssertionError(f"{message or 'what was waited for'}: not within {within:g} s; last seen: {seen[:2000]}")
     if isinstance(last, Exception):
         failure.__cause__ = last
     return failure

@@ -1,12 +1,12 @@
 """Errors of a cell that are not an answer to a request.
 
-    CellMeshError
-    ├── SettingsError        a setting is missing or wrong; names it
-    ├── ManifestError        a Cell manifest is wrong; names file and field
-    └── InboxError           the inbox cannot be used
-        ├── InboxLocked      another process has the data directory
-        ├── InboxForeign     the file is not an inbox of ours, or of a newer version
-        └── InboxDamaged     the file is damaged; it is left as it is
+CellMeshError
+├── SettingsError        a setting is missing or wrong; names it
+├── ManifestError        a Cell manifest is wrong; names file and field
+└── InboxError           the inbox cannot be used
+    ├── InboxLocked      another process has the data directory
+    ├── InboxForeign     the file is not an inbox of ours, or of a newer version
+    └── InboxDamaged     the file is damaged; it is left as it is
 """
 
 from __future__ import annotations

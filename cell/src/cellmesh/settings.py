@@ -115,9 +115,7 @@ class Settings:
         if self.durability not in {"volume", "ephemeral"}:
             raise SettingsError(f"{PREFIX}DURABILITY: {self.durability!r} must be volume or ephemeral")
         if self.log_level.lower() not in {"debug", "info", "warning", "error"}:
-            raise SettingsError(
-                f"{PREFIX}LOG_LEVEL: {self.log_level!r} must be debug, info, warning or error"
-            )
+            raise SettingsError(f"{PREFIX}LOG_LEVEL: {self.log_level!r} must be debug, info, warning or error")
         if not 0 <= self.port <= 65535:
             raise SettingsError(f"{PREFIX}PORT: {self.port} must be 0 (any free port) to 65535")
         if self.discovery_url and not self.discovery_url.startswith("http://"):
@@ -136,18 +134,14 @@ def unknown(environ: Mapping[str, str]) -> list[str]:
     # Other programs of ours read their own variables.
     others = (PREFIX + "DISCOVERY_", PREFIX + "E2E_", PREFIX + "TEST_")
     return sorted(
-        name
-        for name in environ
-        if name.startswith(PREFIX) and name not in known and not name.startswith(others)
+        name for name in environ if name.startswith(PREFIX) and name not in known and not name.startswith(others)
     )
 
 
 def _read(name: str, text: str, kind: Any) -> Any:
     try:
         if kind is bool:
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
-                text.lower()
-            ]
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
         if kind is int:
             return int(text)
         if kind is float:
