@@ -49,6 +49,8 @@ class Connection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
         self._size = 0
+        #: Whether the answer under way says no length: it ends with the connection.
+        self._open_ended = False
         self.idle_since = 0.0
 
     @property
@@ -70,6 +72,7 @@ class Connection(asyncio.Protocol):
         self._headers = {}
         self._body = []
         self._size = 0
+        self._open_ended = False
         self._parser = httptools.HttpResponseParser(self)
         self._transport.write(request)
         return waiter
@@ -99,13 +102,18 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what waits (asyncio)."""
         self._transport = None
-        if self._waiter is not None:
-            # An answer without a length ends with the connection; the parser must be told.
+        if self._waiter is not None and self._open_ended and exc is None:
+            self.on_message_complete()
+        elif self._waiter is not None:
             self._fail(str(exc) if exc else "connection closed without a complete answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep one header (httptools)."""
         self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        """Note how the answer will end (httptools)."""
+        self._open_ended = not (b"content-length" in self._headers or b"transfer-encoding" in self._headers)
 
     def on_body(self, body: bytes) -> None:
         """Keep a piece of the body (httptools)."""
@@ -123,6 +131,7 @@ class Connection(asyncio.Protocol):
         status = parser.get_status_code()
         if 100 <= status < 200:
             self._headers = {}
+            self._open_ended = False
             return
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._waiter = self._parser = None
