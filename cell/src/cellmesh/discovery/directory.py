@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import msgspec
 
 from cellmesh.protocol.fields import is_cell_id
-from cellmesh.protocol.peers import Peer, PeersAnswer
+from cellmesh.protocol.peers import EXPIRY, Peer, PeersAnswer
 from cellmesh.transport.http1 import Lost, NotSent, Pool
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ class Entry:
         self.cell = cell
         self.peers: list[Peer] = []
         self.known = False
+        #: When it was last known and then was not any more.
+        self._gone_at = -math.inf
         self.answered = False
         self.settled = True
         self.available: list[str] = []
@@ -59,6 +62,17 @@ class Entry:
         self.task: asyncio.Task[None] | None = None
         self._waiters: set[asyncio.Future[None]] = set()
         self._doubts: dict[tuple[str, int, str | None], float] = {}
+
+    @property
+    def expected(self) -> bool:
+        """Whether the cell is known, or was a moment ago: one that restarts takes its registration back."""
+        return self.known or asyncio.get_running_loop().time() - self._gone_at < EXPIRY
+
+    def set_known(self, *, known: bool) -> None:
+        """Note whether discovery knows the cell."""
+        if self.known and not known:
+            self._gone_at = asyncio.get_running_loop().time()
+        self.known = known
 
     def doubt(self, peer: Peer) -> None:
         """Note that an instance does not answer where it is said to be."""
@@ -158,7 +172,7 @@ class Directory:
         loop = asyncio.get_running_loop()
         backoff = 0.2
         used_at = loop.time()
-        while loop.time() - used_at < (FORGET_AFTER if entry.known else FORGET_UNKNOWN):
+        while loop.time() - used_at < (FORGET_AFTER if entry.expected else FORGET_UNKNOWN):
             if entry.used:
                 used_at, entry.used = loop.time(), False
             started = loop.time()
@@ -215,9 +229,9 @@ class Directory:
             named = {peer.key for peer in peers}
             kept = [] if entry.settled else [peer for peer in entry.peers if peer.key not in named]
             entry.peers = peers + kept
-            entry.known = bool(entry.peers) or answer.known is True
+            entry.set_known(known=bool(entry.peers) or answer.known is True)
         elif not entry.peers:
-            entry.known = answer.known is True
+            entry.set_known(known=answer.known is True)
         entry.notify()
 
 

@@ -206,7 +206,7 @@ class Sender:
                 field="to_cell",
                 retry_after=1,
             )
-        if entry.answered and entry.settled and not entry.known and letter.pinned is None:
+        if entry.answered and entry.settled and not entry.expected and letter.pinned is None:
             raise self._unknown(letter, entry)
         left = letter.deadline - self._loop.time()
         if left <= 0:
