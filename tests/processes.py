@@ -143,12 +143,13 @@ class Process:
 
 
 class Discovery(Process):
-    """Discovery."""
+    """Discovery; ``settle``: seconds after its start until it takes a name that nobody registered for nobody's."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, settle: float | None = None) -> None:
         port = free_port()
         command = [sys.executable, "-m", "cellmesh_operator.discovery", "--host", "127.0.0.1", "--port", str(port)]
-        super().__init__("discovery", command, port, directory, {})
+        environ = {} if settle is None else {"CELLMESH_DISCOVERY_SETTLE": str(settle)}
+        super().__init__("discovery", command, port, directory, environ)
 
     @property
     def url(self) -> str:
@@ -212,12 +213,13 @@ class Mesh:
 
     Args:
         directory: where data and logs go.
+        settle: of discovery.
 
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, settle: float | None = None) -> None:
         self.directory = directory
-        self.discovery = Discovery(directory)
+        self.discovery = Discovery(directory, settle)
         self.cells: dict[str, Cell] = {}
 
     def __getitem__(self, instance: str) -> Cell:
@@ -248,9 +250,9 @@ class Mesh:
 
 
 @contextlib.contextmanager
-def mesh(directory: Path, *cells: str, **settings: str) -> Iterator[Mesh]:
+def mesh(directory: Path, *cells: str, settle: float | None = None, **settings: str) -> Iterator[Mesh]:
     """Run discovery and the named cells; ``settings`` are those of every cell."""
-    running = Mesh(directory)
+    running = Mesh(directory, settle)
     try:
         running.discovery.start()
         for cell_id in cells:
