@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -161,7 +162,9 @@ def _watch_signals(*, exit_with_parent: bool) -> tuple[asyncio.Future[None], asy
     if exit_with_parent:
 
         def watch() -> None:
-            sys.stdin.buffer.read()
+            # Not sys.stdin: its lock is held while it reads, and the interpreter cannot end over that.
+            while os.read(0, 65536):
+                pass
             with contextlib.suppress(RuntimeError):  # the loop has ended by itself
                 loop.call_soon_threadsafe(requested)
 
