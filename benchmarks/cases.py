@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.load import LoadResult
+from benchmarks.machine import Foreign
 from benchmarks.processes import ROOT, Servers, StartError
 from benchmarks.results import IdleSample, Results, Sample
 from benchmarks.systems import CELLMESH, FLOOR, LOADED, PROTOTYPE, System, start_systems
@@ -119,13 +120,16 @@ def measure(
 ) -> Sample:
     """Put load on one system; note what came of it and what CPU and memory it took."""
     before = [server.cpu() for server in system.servers]
+    foreign = Foreign()
     load = run_load(system, kind, connections, plan, results, rate)
     cpu = {"load": load.cpu / max(1, load.total_requests) * 1e6}
-    for server, used in zip(system.servers, before, strict=True):
+    used = [server.cpu() - then for server, then in zip(system.servers, before, strict=True)]
+    share = foreign.share(sum(used))
+    for server, seconds in zip(system.servers, used, strict=True):
         server.check()
-        cpu[server.name] = (server.cpu() - used) / max(1, load.total_requests) * 1e6
+        cpu[server.name] = seconds / max(1, load.total_requests) * 1e6
     memory = {server.name: server.memory() for server in system.servers}
-    sample = Sample(case, kind, system.name, connections, round_index, load, cpu, memory)
+    sample = Sample(case, kind, system.name, connections, round_index, load, cpu, memory, share)
     results.samples.append(sample)
     return sample
 

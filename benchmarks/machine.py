@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import statistics
 import time
 from datetime import UTC, datetime
@@ -59,6 +60,34 @@ def _disk(directory: Path) -> str:
         return "unknown"
     mount = max(mounts, key=lambda mount: len(mount.mountpoint))
     return f"{mount.fstype} on {Path(mount.device).name}"
+
+
+class Foreign:
+    """How much of the machine others take while something is measured: programs not ours, and the hypervisor."""
+
+    def __init__(self) -> None:
+        self.begin = time.monotonic()
+        self.busy = _busy()
+        self.children = _children()
+
+    def share(self, servers: float) -> float:
+        """Return the share of all CPU time since the beginning that neither servers nor children account for.
+
+        ``servers`` are the CPU seconds of the measured processes; ended children are known here.
+        """
+        ours = servers + _children() - self.children
+        there = (time.monotonic() - self.begin) * (os.cpu_count() or 1)
+        return max(0.0, round((_busy() - self.busy - ours) / there, 4))
+
+
+def _busy() -> float:
+    times = psutil.cpu_times()._asdict()
+    return float(sum(times.get(name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal")))
+
+
+def _children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def fdatasync(directory: Path, times: int = 500) -> dict[str, float]:

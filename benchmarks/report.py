@@ -30,6 +30,8 @@ warm-up; rounds: {rounds:g}. At a fixed rate requests leave at scheduled times, 
 MB are 10^6 bytes.
 """
 
+#: Share of the machine that others may take without a word.
+QUIET = 0.05
 PERCENTILES = ("p50", "p90", "p99", "p999")
 
 
@@ -40,6 +42,7 @@ def render(results: Results) -> str:
         "Written by `make bench` (`python -m benchmarks --write`); not edited by hand.",
         "## Targets",
         targets(bars(results)),
+        disturbance(results),
         "## Throughput and latency: closed loop",
         *throughput(results),
         "## What the hop adds, at a fixed rate",
@@ -73,8 +76,20 @@ def targets(found: list[Bar]) -> str:
         verdict = "met" if bar.met else "**not met**"
         if bar.wanted is not None and bar.met:
             verdict += f" (wanted {bar.wanted:g}: {'met' if bar.wish_met else 'not met'})"
-        rows.append([bar.what, f"{bar.figure:.2f} {bar.unit}", f"{sign} {bar.target:g} {bar.unit}", verdict])
+        rows.append([bar.what, f"{bar.figure:.3f} {bar.unit}", f"{sign} {bar.target:g} {bar.unit}", verdict])
     return table(["what", "measured", "target", "verdict"], rows)
+
+
+def disturbance(results: Results) -> str:
+    """Say how much of the machine other programs took, and what that means when it was much."""
+    shares = sorted(sample.foreign for sample in results.samples)
+    if not shares:
+        return ""
+    middle = median(shares, float) or 0.0
+    text = f"Other programs took {middle:.1%} of the machine's CPU time (median; at most {shares[-1]:.1%})."
+    if middle > QUIET or shares[-1] > 4 * QUIET:
+        text += " **The machine was not quiet: figures that it disturbed say little.**"
+    return text
 
 
 def throughput(results: Results) -> list[str]:

@@ -17,7 +17,8 @@ T = TypeVar("T")
 class Sample(msgspec.Struct):
     """One measurement of one system: which case, which round, what the load generator found.
 
-    ``cpu`` holds microseconds of CPU per request by process, the load generator's included.
+    ``cpu`` holds microseconds of CPU per request by process, the load generator's included; ``foreign`` the
+    share of the machine's CPU time that other programs took meanwhile.
     """
 
     case: str
@@ -28,6 +29,7 @@ class Sample(msgspec.Struct):
     load: LoadResult
     cpu: dict[str, float]
     memory: dict[str, Memory]
+    foreign: float
 
 
 class IdleSample(msgspec.Struct):

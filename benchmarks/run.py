@@ -107,7 +107,7 @@ def run(plan: Plan, wanted: list[str], messages: int, results: Results, say: Cal
 
 def finish(chosen: argparse.Namespace, results: Results, say: Callable[[str], None]) -> int:
     """Print the targets, write what was asked for, and decide about the exit code."""
-    print(f"\n{report.targets(bars(results))}\n")
+    print(f"\n{report.targets(bars(results))}\n\n{report.disturbance(results)}\n")
     if chosen.json:
         chosen.json.write_bytes(msgspec.json.format(msgspec.json.encode(results)))
     if chosen.write:
