@@ -194,12 +194,12 @@ class Store:
         if free > 4 * LOG_PAGES and free * 4 > int(self.connection.pragma("page_count")):
             self._execute("PRAGMA incremental_vacuum(500)").fetchall()
 
-    def reclaim(self) -> None:
-        """Make room when the files are at their bound: history goes first. Not in a transaction.
+    def reclaim(self, size: int) -> None:
+        """Make room when ``size`` bytes more would pass the bound: history goes first. Not in a transaction.
 
         At most once a second: while an inbox is full, every refused message would ask for it.
         """
-        if time.monotonic() < self._next_reclaim or self.file_bytes() < self.limits.max_bytes:
+        if time.monotonic() < self._next_reclaim or self.file_bytes() + size <= self.limits.max_bytes:
             return
         self._next_reclaim = time.monotonic() + 1.0
         with self.connection:
@@ -336,13 +336,11 @@ class Store:
         # The wall clock may have been set back while no process ran: nothing may live longer than it was given.
         now = self.clock.now_ms()
         with self.connection:
-            self._execute(
-                "UPDATE messages SET expires_at = ? + (expires_at - received_at)"
-                " WHERE state = 0 AND expires_at IS NOT NULL AND expires_at > ? + (expires_at - received_at)",
-                (now, now),
-            )
-            self._execute(
-                "UPDATE receipts SET expires_at = ? + (expires_at - received_at), received_at = ?"
-                " WHERE received_at > ?",
-                (now, now, now),
-            )
+            # The receipt moves along with the deadline: else the next start would take the same step off again.
+            for table in ("messages", "receipts"):
+                self._execute(
+                    f"UPDATE {table} SET expires_at = ? + (expires_at - received_at), received_at = ?"  # noqa: S608 - our own names
+                    " WHERE received_at > ?",
+                    (now, now, now),
+                )
+            self._execute("UPDATE messages SET ended_at = ? WHERE ended_at > ?", (now, now))

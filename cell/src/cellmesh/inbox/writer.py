@@ -143,9 +143,9 @@ class Writer:
 
     def _write(self, group: list[_Job]) -> None:
         started = time.monotonic()
-        self._reclaim()
         items: Sequence[Checked]
         items = group[0].items if len(group) == 1 else [item for job in group for item in job.items]
+        self._reclaim(sum(len(item.payload) for item in items))
         outcomes = self._transaction(items)
         if outcomes is None:
             # One of them spoils the group: each on its own, so that only that one fails.
@@ -187,10 +187,10 @@ class Writer:
             self._store.connection.execute("ROLLBACK")
         self._store.restore(before)
 
-    def _reclaim(self) -> None:
+    def _reclaim(self, size: int) -> None:
         before = replace(self._store.gauges)
         try:
-            self._store.reclaim()
+            self._store.reclaim(size)
         except _SURVIVABLE as error:
             log.debug("no room could be made: %s", error)
             self._rollback(before)
