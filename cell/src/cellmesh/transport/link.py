@@ -188,16 +188,23 @@ class Link:
             finally:
                 timer.cancel()
             self._pool.release(connection)
+        except asyncio.CancelledError:
+            why = "the sender is stopping"
+            self._fail(entries, Lost(why) if entries[0].sent else NotSent(why))
+            raise
         except (NotSent, Lost) as error:
-            for entry in entries:
-                if not entry.future.done():
-                    entry.future.set_exception(error)
+            self._fail(entries, error)
             return
         if single:
             self._learn(answer)
             self._resolve(entries[0], answer.status, answer.body, answer)
         else:
             self._resolve_batch(entries, answer)
+
+    def _fail(self, entries: list[_Entry], error: NotSent | Lost) -> None:
+        for entry in entries:
+            if not entry.future.done():
+                entry.future.set_exception(error)
 
     def _learn(self, answer: Answer) -> None:
         """Read the offer of batches in an answer to a single message."""
@@ -228,10 +235,7 @@ class Link:
                     if not entry.future.done():
                         entry.future.set_result(Receipt(item.status, bytes(item.body)))
                 return
-            error = Lost("the answer to a batch does not have one item per message")
-            for entry in entries:
-                if not entry.future.done():
-                    entry.future.set_exception(error)
+            self._fail(entries, Lost("the answer to a batch does not have one item per message"))
             return
         if answer.status in {404, 405, 413, 415, 501}:
             # It takes no batches (any more): nothing of this one was stored, each goes alone, in order.
