@@ -64,7 +64,7 @@ def open_database(directory: Path, vfs: str | None = None) -> apsw.Connection:
     """
     path = directory / DATABASE
     if not path.exists():
-        if any((directory / f"{DATABASE}{suffix}").exists() for suffix in ("-wal", "-journal")):
+        if any(_length(directory / f"{DATABASE}{suffix}") for suffix in ("-wal", "-journal")):
             raise InboxDamaged(f"{path}: absent, but its write-ahead log is there; restore the file from a backup")
         _create(directory)
     try:
@@ -79,10 +79,10 @@ def open_database(directory: Path, vfs: str | None = None) -> apsw.Connection:
     return connection
 
 
-def open_reader(directory: Path) -> apsw.Connection:
-    """Open the inbox for reading beside its writer."""
+def open_reader(directory: Path, *, immutable: bool = False) -> apsw.Connection:
+    """Open the inbox for reading beside its writer; ``immutable`` if there is no writer and no log."""
     connection = apsw.Connection(
-        f"{(directory / DATABASE).absolute().as_uri()}?mode=ro",
+        f"{(directory / DATABASE).absolute().as_uri()}?mode=ro{'&immutable=1' if immutable else ''}",
         flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI,
     )
     connection.set_busy_timeout(5000)
@@ -130,7 +130,9 @@ def _check(path: Path) -> None:
             f"{path}: an SQLite file, but not an inbox of CellMesh; it was not touched. "
             "Move it away or choose another directory"
         )
-    with contextlib.closing(open_reader(path.parent)) as connection:
+    # Reading a file whose log is gone would make an empty one; it would be in the way of a new start.
+    immutable = not _length(path.with_name(f"{DATABASE}-wal"))
+    with contextlib.closing(open_reader(path.parent, immutable=immutable)) as connection:
         found = schema.version(connection)
         if found > schema.VERSION:
             raise InboxForeign(
@@ -142,7 +144,12 @@ def _check(path: Path) -> None:
         raise _damaged(path, "; ".join(" ".join(row.split()) for row in rows)[:300])
 
 
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
 def _damaged(path: Path, what: str) -> InboxDamaged:
     return InboxDamaged(
-        f"{path}: damaged ({what}); it was not touched. Restore a backup, or move the file away to start empty"
+        f"{path}: damaged ({what}); it was not touched. Restore a backup, "
+        f"or move it away, with its {DATABASE}-wal if there is one, to start empty"
     )

@@ -8,6 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+import apsw
+
+from cellmesh.errors import InboxError
 from cellmesh.inbox.clock import SteadyClock
 from cellmesh.inbox.files import DirectoryLock, open_database
 from cellmesh.inbox.reader import Reader
@@ -48,7 +51,7 @@ class Inbox:
         self.clock = clock or SteadyClock()
         self._lock = DirectoryLock(directory)
         try:
-            self._store = Store(open_database(directory, vfs), directory, limits, self.clock)
+            self._store = _open_store(directory, limits, self.clock, vfs)
         except BaseException:
             self._lock.release()
             raise
@@ -100,3 +103,15 @@ class Inbox:
 
     async def _read(self, query: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, query)
+
+
+def _open_store(directory: Path, limits: InboxLimits, clock: SteadyClock, vfs: str | None) -> Store:
+    try:
+        connection = open_database(directory, vfs)
+        try:
+            return Store(connection, directory, limits, clock)
+        except BaseException:
+            connection.close()
+            raise
+    except apsw.Error as error:
+        raise InboxError(f"{directory}: the inbox cannot be opened: {error}") from error

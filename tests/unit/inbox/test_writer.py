@@ -1,0 +1,100 @@
+"""The end of the writer: nothing is acknowledged that is not on disk."""
+
+import asyncio
+import threading
+from pathlib import Path
+
+import apsw
+import pytest
+
+from cellmesh.inbox import Inbox
+from cellmesh.inbox.store import Store
+from cellmesh.inbox.writer import WriterStopped
+from inboxes import LIMITS, everything, message, opened, put, verdicts
+from support import eventually
+
+
+@pytest.mark.parametrize("error", [apsw.IOError, apsw.CorruptError, apsw.CantOpenError, MemoryError])
+def test_the_death_of_the_writer_acknowledges_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """It is reported once, and every message that waited is left unanswered."""
+    append = Store.append
+
+    def failing(self: Store, items: list) -> list:
+        outcomes = append(self, items)
+        if any(item.message_id == "marked" for item in items):
+            raise error("as if the disk had gone")
+        return outcomes
+
+    monkeypatch.setattr(Store, "append", failing)
+    deaths: list[str] = []
+    died = threading.Event()
+
+    def on_death() -> None:
+        deaths.append(threading.current_thread().name)
+        died.set()
+
+    async def send() -> tuple[list, list[bool]]:
+        stored = await inbox.put([message("before")])
+        waiting = [inbox.put([message(name)]) for name in ("marked", "a", "b")]
+        await asyncio.to_thread(died.wait, 10)
+        waiting.append(inbox.put([message("after the end")]))
+        inbox.writer._thread.join(10)
+        # Whatever the writer had handed to the loop before it ended runs in this turn.
+        await asyncio.sleep(0)
+        return stored, [future.done() for future in waiting]
+
+    inbox = Inbox(tmp_path, LIMITS, on_death=on_death)
+    stored, answered = asyncio.run(send())
+    inbox.close()
+    assert verdicts(stored) == ["stored"]
+    assert deaths == ["inbox-writer"]
+    # Those behind the marked one may have been in its group or in none; none of them may be answered.
+    assert answered == [False] * 4
+    monkeypatch.undo()
+    with opened(tmp_path) as inbox:
+        assert [found.message_id for found in everything(inbox)] == ["before"]
+
+
+def test_a_failing_commit_acknowledges_nothing(tmp_path: Path) -> None:
+    """What the commit hook refuses is rolled back and answered as failed, and the writer lives."""
+    with opened(tmp_path) as inbox:
+        connection = inbox._store.connection
+        connection.set_commit_hook(lambda: True)
+        assert verdicts(put(inbox, message("a"), message("b"))) == ["failed", "failed"]
+        connection.set_commit_hook(None)
+        assert inbox.gauges.pending == inbox.gauges.received == 0
+        assert verdicts(put(inbox, message("a"))) == ["stored"]
+        assert len(everything(inbox)) == 1
+
+
+def test_what_is_queued_is_written_before_the_end(tmp_path: Path) -> None:
+    """Closing answers everything that was put before it; afterwards nothing is taken."""
+
+    async def send() -> list[str]:
+        waiting = [inbox.put([message(f"m{number}")]) for number in range(1000)]
+        await asyncio.to_thread(inbox.close)
+        outcomes = [(await future)[0] for future in waiting]
+        with pytest.raises(WriterStopped):
+            inbox.put([message("late")])
+        return verdicts(outcomes)
+
+    inbox = Inbox(tmp_path, LIMITS)
+    assert asyncio.run(send()) == ["stored"] * 1000
+    with opened(tmp_path) as again:
+        assert len(everything(again)) == 1000
+
+
+def test_an_answer_nobody_waits_for_is_no_harm(tmp_path: Path) -> None:
+    """Cancelled futures and closed loops leave the message stored and the writer alive."""
+
+    async def leave() -> None:
+        inbox.put([message("left")])
+        inbox.put([message("cancelled")]).cancel()
+
+    with opened(tmp_path) as inbox:
+        asyncio.run(leave())
+        eventually(lambda: inbox.gauges.pending == 2, within=10)
+        assert verdicts(put(inbox, message("next"))) == ["stored"]
+        assert [found.message_id for found in everything(inbox)] == ["left", "cancelled", "next"]
