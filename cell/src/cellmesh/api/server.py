@@ -16,6 +16,7 @@ import uvicorn
 import uvloop
 
 from cellmesh.api.app import build
+from cellmesh.api.protocol import OneWriteProtocol
 from cellmesh.errors import CellMeshError
 from cellmesh.inbox import Inbox
 from cellmesh.service.cell import Cell, open_inbox
@@ -85,7 +86,7 @@ async def _serve(settings: Settings, inbox: Inbox, listener: socket.socket, *, e
     server = _Server(
         uvicorn.Config(
             build(cell),
-            http="httptools",
+            http=OneWriteProtocol,
             ws="none",
             lifespan="off",
             access_log=False,

@@ -71,7 +71,7 @@ def open_database(directory: Path, vfs: str | None = None) -> apsw.Connection:
         _check(path)
     except apsw.Error as error:
         raise _damaged(path, str(error)) from None
-    connection = apsw.Connection(str(path), vfs=vfs, statementcachesize=128)
+    connection = apsw.Connection(str(path), vfs=vfs, statementcachesize=256)
     connection.set_busy_timeout(5000)
     connection.pragma("journal_mode", "wal")
     connection.pragma("synchronous", "full")

@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import apsw
@@ -26,6 +28,39 @@ EXTENSION_MS = 3_600_000
 PAGE = 4096
 #: Pages of the write-ahead log after which it is copied into the file and written from its start again.
 LOG_PAGES = 1000
+
+
+#: Bytes that a byte of payload may take in the files: once in the log, once in the database, and pages.
+MAX_GROWTH = 4
+#: Bytes that a group may take besides.
+GROUP_GROWTH = 64 * 1024
+#: Others write to the disk too: it is asked again at the latest after so many bytes of ours.
+MAX_HEADROOM = 8 * 1024 * 1024
+#: Rows that one INSERT carries at most.
+MAX_ROWS = 64
+_MESSAGES = (
+    "messages (seq, message_id, from_cell, to_cell, message_type, priority, ttl, timestamp,"
+    " received_at, expires_at, extra)"
+)
+_PAYLOADS = "payloads (seq, payload)"
+_RECEIPTS = "receipts (seq, key, fingerprint, received_at, expires_at)"
+
+
+@lru_cache(maxsize=3 * MAX_ROWS)
+def _values(table: str, width: int, size: int) -> str:
+    row = f"({','.join('?' * width)})"
+    return f"INSERT INTO {table} VALUES {','.join([row] * size)}"  # noqa: S608 - our own text
+
+
+@lru_cache(maxsize=32)
+def _lookup_text(size: int) -> str:
+    return f"SELECT key, fingerprint, seq, received_at FROM receipts WHERE key IN ({','.join('?' * size)})"  # noqa: S608 - only question marks
+
+
+def _lookup(keys: list[bytes]) -> tuple[str, list[bytes]]:
+    """Return the query for deduplication records, filled up to a power of two: few are ever prepared."""
+    size = 1 << (len(keys) - 1).bit_length()
+    return _lookup_text(size), keys + keys[-1:] * (size - len(keys))
 
 
 class Verdict(Enum):
@@ -94,15 +129,19 @@ class Store:
         self._next_reclaim = 0.0
         self._next_old = 0.0
         self._forgotten = 0
+        #: Bytes that may be written before the file system is asked again how much room there is.
+        self._headroom = 0
         self.gauges = Gauges()
         # A small inbox must not be filled by its write-ahead log.
         pages = max(50, min(LOG_PAGES, limits.max_bytes // 16 // PAGE))
         connection.pragma("wal_autocheckpoint", pages)
         connection.pragma("journal_size_limit", pages * PAGE * 4)
-        connection.pragma("cache_size", -16_000)
         self._fill_log(pages)
         self._clamp_deadlines()
         self.reload()
+        # Only now: the start reads whole tables, and an idle cell need not keep them in memory.
+        connection.pragma("shrink_memory")
+        connection.pragma("cache_size", -16_000)
 
     def reload(self) -> None:
         """Bring the totals and the next position to what is on disk; the only place that counts rows."""
@@ -123,10 +162,7 @@ class Store:
         """Store messages that are new and have room; say of each what became of it."""
         known: dict[bytes, tuple[bytes, int, int]] = {
             key: (fingerprint, seq, received_at)
-            for key, fingerprint, seq, received_at in self._execute(
-                f"SELECT key, fingerprint, seq, received_at FROM receipts WHERE key IN ({','.join('?' * len(items))})",  # noqa: S608 - only question marks
-                [item.key for item in items],
-            )
+            for key, fingerprint, seq, received_at in self._execute(*_lookup([item.key for item in items]))
         }
         outcomes: list[Outcome] = []
         messages: list[tuple[object, ...]] = []
@@ -168,17 +204,27 @@ class Store:
             outcomes.append(Outcome(Verdict.STORED, seq, now))
             seq += 1
         if messages:
-            self._executemany(
-                "INSERT INTO messages (seq, message_id, from_cell, to_cell, message_type, priority, ttl, timestamp,"
-                " received_at, expires_at, extra) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-                messages,
-            )
-            self._executemany("INSERT INTO payloads VALUES (?,?)", payloads)
-            self._executemany("INSERT INTO receipts VALUES (?,?,?,?,?)", receipts)
+            self._insert(_MESSAGES, messages)
+            self._insert(_PAYLOADS, payloads)
+            self._insert(_RECEIPTS, receipts)
             self._next_seq = seq
             self.gauges.received += len(messages)
             self.gauges.pending += len(messages)
         return outcomes
+
+    def _insert(self, table: str, rows: Sequence[tuple[object, ...]]) -> None:
+        """Insert rows, many with one statement.
+
+        Each statement gives the interpreter's lock away and must get it back, against a busy event loop;
+        so a group takes one statement a table, not one a row.
+        """
+        width = len(rows[0])
+        position = 0
+        while position < len(rows):
+            size = min(MAX_ROWS, len(rows) - position)
+            values = tuple(chain.from_iterable(rows[position : position + size]))
+            self._execute(_values(table, width, size), values)
+            position += size
 
     def upkeep(self) -> bool:
         """Expire, trim and forget, at most ``UPKEEP_ROWS`` rows of each; return whether more is due."""
@@ -199,7 +245,9 @@ class Store:
 
         At most once a second: while an inbox is full, every refused message would ask for it.
         """
-        if time.monotonic() < self._next_reclaim or self.file_bytes() + size <= self.limits.max_bytes:
+        if self._headroom > MAX_GROWTH * size + GROUP_GROWTH or time.monotonic() < self._next_reclaim:
+            return
+        if self.file_bytes() + size <= self.limits.max_bytes:
             return
         self._next_reclaim = time.monotonic() + 1.0
         with self.connection:
@@ -220,14 +268,22 @@ class Store:
 
     def _room(self, items: Sequence[Checked]) -> tuple[int, Verdict]:
         """Return how many new messages may be stored, and the verdict on those beyond."""
+        size = sum([len(item.payload) for item in items])
+        # Far from every bound the file system need not be asked for every group: each question costs the
+        # interpreter's lock. What may have been written since the last one is counted instead.
+        self._headroom -= MAX_GROWTH * size + GROUP_GROWTH
+        if self._headroom > 0:
+            return self.limits.max_messages - self.gauges.pending - self.gauges.leased, Verdict.INBOX_FULL
         disk = os.statvfs(self._directory)
-        size = sum(len(item.payload) for item in items)
-        if disk.f_bavail * disk.f_frsize < self.limits.disk_reserve + size:
+        left = disk.f_bavail * disk.f_frsize - self.limits.disk_reserve - size
+        if left < 0:
             return 0, Verdict.DISK_FULL
-        if self.file_bytes() + size > self.limits.max_bytes:
+        used = self.file_bytes() + size
+        self._headroom = min(left, self.limits.max_bytes - used, MAX_HEADROOM)
+        if used > self.limits.max_bytes:
             # Pages that are free inside the file are room as well.
             free = int(self.connection.pragma("freelist_count")) * PAGE
-            if self.file_bytes() + size - free > self.limits.max_bytes:
+            if used - free > self.limits.max_bytes:
                 return 0, Verdict.INBOX_FULL
         return self.limits.max_messages - self.gauges.pending - self.gauges.leased, Verdict.INBOX_FULL
 

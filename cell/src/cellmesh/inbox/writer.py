@@ -71,6 +71,7 @@ class Writer:
         self._on_death = on_death
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.groups = 0
         self.commit_seconds = 0.0
         self._thread = threading.Thread(target=self._run, name="inbox-writer", daemon=True)
@@ -88,7 +89,10 @@ class Writer:
         """
         if self._closed:
             raise WriterStopped
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if loop is None or loop.is_closed():
+            # Kept: asking for it costs a system call for every message.
+            loop = self._loop = asyncio.get_running_loop()
         job = _Job(items, loop, loop.create_future())
         self._queue.put(job)
         return job.future
@@ -101,12 +105,12 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            self._loop()
+            self._work()
         except BaseException as error:
             log.critical("the inbox cannot be written, this process ends: %s: %s", type(error).__name__, error)
             self._on_death()
 
-    def _loop(self) -> None:
+    def _work(self) -> None:
         next_upkeep = time.monotonic() + UPKEEP_INTERVAL
         behind = False
         while True:
