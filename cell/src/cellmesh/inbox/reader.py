@@ -54,7 +54,8 @@ class Reader:
             conditions.append("m.from_cell = ?")
             values.append(from_cell)
         if state is not None:
-            conditions.append("m.state = ?")
+            # Finished messages have an index; SQLite wants to be told that these are such.
+            conditions.append("m.state = ? AND m.state >= 2" if STATES.index(state) >= 2 else "m.state = ?")
             values.append(STATES.index(state))
         if after is not None:
             conditions.append("m.seq > ?")

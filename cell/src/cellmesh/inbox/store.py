@@ -160,6 +160,8 @@ class Store:
 
     def append(self, items: Sequence[Checked]) -> list[Outcome]:
         """Store messages that are new and have room; say of each what became of it."""
+        if not items:
+            return []
         known: dict[bytes, tuple[bytes, int, int]] = {
             key: (fingerprint, seq, received_at)
             for key, fingerprint, seq, received_at in self._execute(*_lookup([item.key for item in items]))
@@ -322,7 +324,8 @@ class Store:
         seqs = [
             row[0]
             for row in self._execute(
-                f"SELECT seq FROM messages WHERE state = ?{condition} ORDER BY seq LIMIT ?",  # noqa: S608 - our own text
+                # The index holds finished messages only, and SQLite wants to be told that these are.
+                f"SELECT seq FROM messages WHERE state >= 2 AND state = ?{condition} ORDER BY seq LIMIT ?",  # noqa: S608 - our own text
                 (state, *values, limit),
             )
         ]
@@ -343,15 +346,22 @@ class Store:
         and stays where a message is still kept. Those with a longer ttl have an index by their expiry.
         """
         there = "EXISTS (SELECT 1 FROM messages m WHERE m.seq = r.seq)"
-        window = self._execute(
-            f"SELECT r.seq, {there} FROM receipts r WHERE r.seq > ? AND r.expires_at IS NULL"  # noqa: S608 - our own text
-            " AND r.received_at <= ? ORDER BY r.seq LIMIT ?",
-            (self._forgotten, now - self.limits.dedupe_window_ms, UPKEEP_ROWS),
-        ).fetchall()
+        due = now - self.limits.dedupe_window_ms
         gone = []
         later = []
-        for seq, kept in window:
+        walked = 0
+        # Read lazily: the first record that is not due yet ends the walk, so an idle inbox reads one row.
+        for seq, kept, longer_lived, received_at in self._execute(
+            f"SELECT r.seq, {there}, r.expires_at IS NOT NULL, r.received_at FROM receipts r"  # noqa: S608 - our own text
+            " WHERE r.seq > ? ORDER BY r.seq LIMIT ?",
+            (self._forgotten, UPKEEP_ROWS),
+        ):
+            if int(str(received_at)) > due:
+                break
+            walked += 1
             self._forgotten = int(str(seq))
+            if longer_lived:
+                continue
             if kept:
                 # From here on it is looked at by its expiry, like one with a long ttl.
                 later.append((now + EXTENSION_MS, seq))
@@ -370,7 +380,7 @@ class Store:
             self._executemany("DELETE FROM receipts WHERE seq = ?", gone)
         if later:
             self._executemany("UPDATE receipts SET expires_at = ? WHERE seq = ?", later)
-        return max(len(window), len(longer))
+        return max(walked, len(longer))
 
     def _fill_log(self, pages: int) -> None:
         """Bring the write-ahead log to its full length once, before the first message.
