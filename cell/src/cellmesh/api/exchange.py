@@ -23,6 +23,9 @@ Handler = Callable[[bytes], Awaitable[Reply]]
 #: How long a body may take to come in, seconds; a slow client costs a connection, not a worker.
 BODY_TIMEOUT = 30.0
 
+#: Different headers that are remembered as good, at most.
+MAX_REMEMBERED = 256
+
 
 class Disconnected(Exception):  # noqa: N818 - an event
     """The client went away before its body was complete."""
@@ -46,6 +49,19 @@ class Guard:
         hosts = own | {settings.host.lower(), settings.advertise_host.lower()}
         self.hosts = frozenset({*hosts, *map(str.lower, settings.allowed_hosts)} - {""})
         self.origins = frozenset(settings.allowed_origins)
+        #: Headers that were found good: clients send the same ones again and again.
+        self._good: set[tuple[bytes | None, bytes | None, bytes | None]] = set()
+
+    def check(self, host: bytes | None, origin: bytes | None, content_type: bytes | None) -> Problem | None:
+        """Return the problem with the headers of a request that carries JSON, or None."""
+        key = (host, origin, content_type)
+        if key in self._good:
+            return None
+        texts = [None if value is None else value.decode("latin-1") for value in key]
+        problem = check_origin(texts[0], texts[1], self.hosts, self.origins) or check_json(texts[2])
+        if problem is None and len(self._good) < MAX_REMEMBERED:
+            self._good.add(key)
+        return problem
 
     def refuse_origin(self, headers: list[tuple[bytes, bytes]]) -> Problem | None:
         """Return the problem with where a request comes from, or None."""
@@ -75,14 +91,14 @@ async def answer(guard: Guard, limit: int, handler: Handler, scope: Scope, recei
     host = origin = content_type = length = None
     for name, value in scope["headers"]:
         if name == b"content-type":
-            content_type = value.decode("latin-1")
+            content_type = value
         elif name == b"host":
-            host = value.decode("latin-1")
+            host = value
         elif name == b"content-length":
             length = value
         elif name == b"origin":
-            origin = value.decode("latin-1")
-    problem = check_origin(host, origin, guard.hosts, guard.origins) or check_json(content_type)
+            origin = value
+    problem = guard.check(host, origin, content_type)
     if problem is not None:
         return refuse(problem)
     if length is not None and int(length) > limit:

@@ -136,7 +136,8 @@ class Writer:
         while job is not None:
             group.append(job)
             messages += len(job.items)
-            size += sum(len(item.payload) for item in job.items)
+            for item in job.items:
+                size += len(item.payload)
             if messages >= MAX_GROUP_MESSAGES or size >= MAX_GROUP_BYTES:
                 return group, False
             try:
@@ -149,7 +150,7 @@ class Writer:
         started = time.monotonic()
         items: Sequence[Checked]
         items = group[0].items if len(group) == 1 else [item for job in group for item in job.items]
-        self._reclaim(sum(len(item.payload) for item in items))
+        self._reclaim(sum([len(item.payload) for item in items]))
         outcomes = self._transaction(items)
         if outcomes is None:
             # One of them spoils the group: each on its own, so that only that one fails.

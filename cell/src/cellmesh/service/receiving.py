@@ -136,8 +136,9 @@ class Receiver:
 
     def _receipt(self, checked: Checked, outcome: Outcome) -> Reply:
         verdict = outcome.verdict
-        if verdict is Verdict.STORED or verdict is Verdict.DUPLICATE:
-            self._counters.received[verdict.value] += 1
+        duplicate = verdict is Verdict.DUPLICATE
+        if duplicate or verdict is Verdict.STORED:
+            self._counters.received["duplicate" if duplicate else "stored"] += 1
             return Reply(
                 200,
                 encode(
@@ -149,7 +150,7 @@ class Receiver:
                         self._here.cell_id,
                         self._here.instance,
                         self._durability,
-                        verdict is Verdict.DUPLICATE,
+                        duplicate,
                     )
                 ),
             )
