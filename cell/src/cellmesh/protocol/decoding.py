@@ -63,8 +63,9 @@ def _invalid(error: msgspec.ValidationError) -> Problem:
         return invalid(field, "required and absent; send it")
     unknown = _UNKNOWN.search(text)
     if unknown:
-        field = f"{path}.{unknown['field']}" if path else unknown["field"]
-        return invalid(field, "no such field; remove it")
+        # A name may be anything, the empty string included.
+        name = unknown["field"][:100] or '""'
+        return invalid(f"{path}.{name}" if path else name, "no such field; remove it")
     return invalid(path or "body", _plain(text))
 
 
