@@ -50,7 +50,8 @@ bench: .venv/.dev ## Benchmarks against the floor and the yardstick, in one run 
 
 lock: .venv/.dev ## Refresh the pinned versions and hashes in requirements/
 	@$(UV_LOCK) --upgrade -o requirements/runtime.txt
-	@$(UV_LOCK) --upgrade --extra dev -c requirements/runtime.txt -o requirements/dev.txt
+	@$(UV_LOCK) --upgrade --extra operator -c requirements/runtime.txt -o requirements/operator.txt
+	@$(UV_LOCK) --upgrade --extra operator --extra dev -c requirements/operator.txt -o requirements/dev.txt
 	@echo "requirements/ refreshed; run make test before you commit it"
 
 clean: ## Remove what was installed and built, but not the data of cells
