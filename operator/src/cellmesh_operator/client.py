@@ -1,0 +1,363 @@
+"""The API server, as far as we use it: JSON objects in, JSON objects out.
+
+Behind it is ``kubernetes.aio`` (where the server is, who we are, TLS), without its typed models: those cost ten
+times the time of plain JSON and refuse what a newer server adds. Every call has a deadline. Nothing is tried again
+here, except once after a 401 with the login read anew: whoever calls knows what is worth a retry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+import aiohttp
+import msgspec
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.client.rest import RESTResponse
+
+from cellmesh_operator import access
+from cellmesh_operator.errors import AccessError, ApiError, ConnectionLost
+from cellmesh_operator.naming import FIELD_MANAGER, Resource
+
+#: An object as the API server writes it.
+Object = dict[str, Any]
+
+#: Seconds for one call, the body of the answer included.
+TIMEOUT: Final = 30.0
+#: Seconds for a connection, TLS included.
+CONNECT_TIMEOUT: Final = 5.0
+#: Objects a page of a list.
+PAGE: Final = 500
+#: Seconds after which the server ends a watch in good order; it is then simply resumed.
+WATCH_SECONDS: Final = 300
+#: Seconds without a byte after which a watch is taken for dead. Bookmarks come about once a minute.
+SILENCE: Final = 70.0
+#: Seconds between two readings of the login because of 401.
+LOGIN_INTERVAL: Final = 10.0
+
+_APPLY: Final = "application/apply-patch+yaml"
+_MERGE: Final = "application/merge-patch+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All objects of a kind at one moment; a watch goes on from ``resource_version``."""
+
+    items: list[Object]
+    resource_version: str
+
+
+class Client:
+    """Calls to one API server. Every call raises ``ApiError`` if it is refused, ``ConnectionLost`` if it fails.
+
+    Made by ``Client.connect``; safe for any number of calls at the same time in one event loop.
+    """
+
+    def __init__(self, configuration: Configuration, *, timeout: float = TIMEOUT, silence: float = SILENCE) -> None:
+        self._configuration = configuration
+        self._api = ApiClient(configuration)
+        self._timeout = timeout
+        self._silence = silence
+        self._login_read = time.monotonic()
+        self._logging_in = asyncio.Lock()
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(
+        cls,
+        configuration: Configuration | None = None,
+        *,
+        timeout: float = TIMEOUT,
+        silence: float = SILENCE,
+    ) -> AsyncIterator[Client]:
+        """Open a client and close it in the end; nothing is sent yet.
+
+        Args:
+            configuration: where the API server is; by default what ``access.load`` finds.
+            timeout: seconds that one call may take.
+            silence: seconds without a byte after which a watch is dead.
+
+        Raises:
+            AccessError: nothing says where the API server is.
+
+        """
+        client = cls(configuration or await access.load(), timeout=timeout, silence=silence)
+        try:
+            yield client
+        finally:
+            await client._api.rest_client.close()
+
+    async def get(self, resource: Resource, namespace: str | None, name: str) -> Object | None:
+        """Return an object, or None if there is none of this name."""
+        try:
+            return await self._object("GET", path(resource, namespace, name))
+        except ApiError as error:
+            if error.not_found:
+                return None
+            raise
+
+    async def list(
+        self, resource: Resource, namespace: str | None = None, *, labels: str = "", fields: str = ""
+    ) -> Listing:
+        """Return all objects of a kind in a namespace, or in all (None), that match the selectors.
+
+        The items bear no ``kind`` and ``apiVersion``, as in every list of the API server.
+        """
+        query: dict[str, str] = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields}
+        items: list[Object] = []
+        while True:
+            try:
+                page = await self._call("GET", path(resource, namespace), query)
+            except ApiError as error:
+                if not (error.gone and "continue" in query):
+                    raise
+                # The pages' moment is too old to go on with (a very long list, a slow server): all at once then.
+                items.clear()
+                del query["continue"], query["limit"]
+                continue
+            items += page.get("items") or ()
+            metadata = page.get("metadata") or {}
+            if not metadata.get("continue"):
+                return Listing(items, str(metadata.get("resourceVersion", "")))
+            query["continue"] = metadata["continue"]
+
+    async def watch(
+        self, resource: Resource, namespace: str | None = None, *, since: str, labels: str = "", fields: str = ""
+    ) -> AsyncGenerator[tuple[str, Object]]:
+        """Yield ``(type, object)`` of each change after a resource version, bookmarks included.
+
+        Types are ``ADDED``, ``MODIFIED``, ``DELETED`` and ``BOOKMARK``. The iterator ends when the server ends
+        the watch in good order, after ``WATCH_SECONDS`` or when it stops: watch again from the last resource
+        version that came. Close it with ``contextlib.aclosing`` when you leave it early.
+
+        Raises:
+            ApiError: refused; ``gone`` says that ``since`` is too old, so list again.
+            ConnectionLost: the server was not reached, or nothing came for ``SILENCE`` seconds.
+
+        """
+        query = {
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": since,
+            "timeoutSeconds": str(WATCH_SECONDS),
+            "labelSelector": labels,
+            "fieldSelector": fields,
+        }
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=self._silence)
+        url = path(resource, namespace)
+        try:
+            response = await self._send("GET", url, query, None, "", limits)
+            try:
+                if response.status != 200:
+                    raise await _refusal(response)
+                async with aclosing(_lines(response.response.content)) as lines:
+                    async for line in lines:
+                        event = msgspec.json.decode(line)
+                        if event["type"] == "ERROR":
+                            raise ApiError.from_status(event["object"], status=500)
+                        yield event["type"], event["object"]
+            finally:
+                # Closed, not released: the rest of a stream has no end.
+                response.response.close()
+        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
+            raise _lost("GET", url, error) from error
+
+    async def apply(
+        self, resource: Resource, body: Mapping[str, Any], *, uid: str | None = None, force: bool = True
+    ) -> Object:
+        """Apply an object's fields server-side as ``FIELD_MANAGER``; return the object as it is then.
+
+        Args:
+            resource: the kind.
+            body: the fields that are ours, with ``apiVersion``, ``kind`` and ``metadata.name``.
+            uid: apply only to this very object; another one of that name, or none, is a conflict.
+            force: take over fields that another manager owns; else that is a conflict.
+
+        """
+        return await self._apply(resource, body, "", uid, force=force)
+
+    async def apply_status(self, resource: Resource, body: Mapping[str, Any], *, uid: str | None = None) -> Object:
+        """Apply an object's ``status`` server-side; return the object as it is then."""
+        return await self._apply(resource, body, "status", uid, force=True)
+
+    async def create(self, resource: Resource, body: Mapping[str, Any]) -> Object:
+        """Create an object; one of that name that is there already is a conflict."""
+        namespace = body["metadata"].get("namespace")
+        return await self._object("POST", path(resource, namespace), {"fieldManager": FIELD_MANAGER}, body)
+
+    async def replace(self, resource: Resource, body: Mapping[str, Any]) -> Object:
+        """Replace an object; if ``body`` bears a resource version that is not the newest, that is a conflict."""
+        metadata = body["metadata"]
+        url = path(resource, metadata.get("namespace"), metadata["name"])
+        return await self._object("PUT", url, {"fieldManager": FIELD_MANAGER}, body)
+
+    async def patch(
+        self, resource: Resource, namespace: str | None, name: str, body: Mapping[str, Any], *, subresource: str = ""
+    ) -> Object:
+        """Merge fields into an object (JSON merge patch); null takes a field away."""
+        url = path(resource, namespace, name, subresource)
+        return await self._object("PATCH", url, {"fieldManager": FIELD_MANAGER}, body, _MERGE)
+
+    async def delete(
+        self, resource: Resource, namespace: str | None, name: str, *, uid: str | None = None, orphan: bool = False
+    ) -> bool:
+        """Delete an object; return whether there was one.
+
+        Args:
+            resource: the kind.
+            namespace: the namespace; None for kinds without.
+            name: the name.
+            uid: delete only this very object; another one of that name is a conflict.
+            orphan: leave what it owns where it is, instead of having it collected.
+
+        """
+        options: Object = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": "Orphan" if orphan else "Background",
+        }
+        if uid:
+            options["preconditions"] = {"uid": uid}
+        try:
+            await self._call("DELETE", path(resource, namespace, name), None, options)
+        except ApiError as error:
+            if error.not_found:
+                return False
+            raise
+        return True
+
+    async def ready(self) -> bool:
+        """Tell whether the API server answers and takes itself for ready."""
+        try:
+            await self._call("GET", "/readyz")
+        except (ApiError, ConnectionLost):
+            return False
+        return True
+
+    async def _apply(
+        self, resource: Resource, body: Mapping[str, Any], subresource: str, uid: str | None, *, force: bool
+    ) -> Object:
+        metadata = body["metadata"]
+        if uid:
+            body = {**body, "metadata": {**metadata, "uid": uid}}
+        query = {"fieldManager": FIELD_MANAGER, "force": "true" if force else "false"}
+        url = path(resource, metadata.get("namespace"), metadata["name"], subresource)
+        return await self._object("PATCH", url, query, body, _APPLY)
+
+    async def _object(
+        self,
+        method: str,
+        url: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> Object:
+        answer: Object = await self._call(method, url, query, body, content_type)
+        return answer
+
+    async def _call(
+        self,
+        method: str,
+        url: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> Any:
+        limits = aiohttp.ClientTimeout(total=self._timeout, sock_connect=CONNECT_TIMEOUT)
+        try:
+            response = await self._send(method, url, query, body, content_type, limits)
+            if not 200 <= response.status < 300:
+                raise await _refusal(response)
+            data = await response.response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _lost(method, url, error) from error
+        try:
+            return msgspec.json.decode(data)
+        except msgspec.DecodeError:
+            return data  # /readyz answers in plain text
+
+    async def _send(
+        self,
+        method: str,
+        url: str,
+        query: Mapping[str, str] | None,
+        body: Mapping[str, Any] | None,
+        content_type: str,
+        limits: aiohttp.ClientTimeout,
+    ) -> RESTResponse:
+        given = {name: value for name, value in (query or {}).items() if value}
+        url = self._configuration.host + url + (f"?{urlencode(given)}" if given else "")
+        for attempt in (1, 2):
+            headers = {"Accept": "application/json", "User-Agent": FIELD_MANAGER}
+            if body is not None:
+                headers["Content-Type"] = content_type
+            headers |= await access.authorization(self._configuration)
+            response = await self._api.call_api(
+                method, url, header_params=headers, body=body, _request_timeout=limits, _preload_content=False
+            )
+            if attempt == 2 or response.status != 401 or not await self._log_in_again():
+                break
+            response.response.release()
+        return response
+
+    async def _log_in_again(self) -> bool:
+        """Read the login anew unless that was just done; return whether it may be other than before."""
+        async with self._logging_in:
+            if time.monotonic() - self._login_read < LOGIN_INTERVAL:
+                return False
+            self._login_read = time.monotonic()
+            try:
+                await access.reload(self._configuration)
+            except AccessError:
+                return False
+            return True
+
+
+def path(resource: Resource, namespace: str | None, name: str = "", subresource: str = "") -> str:
+    """Return the path of a kind's collection, of an object or of its subresource, beginning with ``/``."""
+    parts = ["apis", resource.group] if resource.group else ["api"]
+    parts.append(resource.version)
+    if namespace:
+        parts += ["namespaces", quote(namespace, safe="")]
+    parts.append(resource.plural)
+    if name:
+        parts.append(quote(name, safe=""))
+    if subresource:
+        parts.append(subresource)
+    return "/" + "/".join(parts)
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncGenerator[bytes]:
+    """Yield the lines of a stream, however long they are; what has no end of line yet is no line."""
+    rest = bytearray()
+    async for chunk in content.iter_any():
+        rest += chunk
+        if b"\n" not in chunk:
+            continue
+        *lines, tail = rest.split(b"\n")
+        rest = bytearray(tail)
+        for line in lines:
+            if line.strip():
+                yield bytes(line)
+
+
+async def _refusal(response: RESTResponse) -> ApiError:
+    data = await response.response.read()
+    try:
+        body = msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        body = None
+    header = str(response.headers.get("Retry-After", ""))
+    retry_after = float(header) if header.isdigit() else None
+    return ApiError.from_status(body, status=response.status, reason=response.reason or "", retry_after=retry_after)
+
+
+def _lost(method: str, url: str, error: Exception) -> ConnectionLost:
+    """Return the error with the path but neither query nor body, which may hold what is nobody's business."""
+    cause = "no answer in time" if isinstance(error, TimeoutError) else (str(error) or type(error).__name__)
+    return ConnectionLost(f"{method} {url}: {cause}")
