@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +79,19 @@ def opened(directory: Path, bounds: InboxLimits = LIMITS, **more: Any) -> Iterat
         inbox.close()
 
 
+def storing(inbox: Inbox, items: Sequence[Checked]) -> asyncio.Future[Sequence[Outcome]]:
+    """Queue messages; the future has their outcomes once they are on disk."""
+    stored: asyncio.Future[Sequence[Outcome]] = asyncio.get_running_loop().create_future()
+    inbox.put(items, lambda outcomes: None if stored.done() else stored.set_result(outcomes))
+    return stored
+
+
 def put(inbox: Inbox, *items: Checked) -> list[Outcome]:
     """Store messages as one batch and wait for the outcomes."""
 
     async def store() -> list[Outcome]:
         async with asyncio.timeout(30):
-            return await inbox.put(items)
+            return list(await storing(inbox, items))
 
     return asyncio.run(store())
 

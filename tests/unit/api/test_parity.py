@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import httptools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
+from cellmesh.api import exchange
 from cellmesh.api.app import build
+from cellmesh.api.exchange import Guard
+from cellmesh.api.hot_path import HotProtocol
 from cellmesh.service.cell import Cell, open_inbox
 from cellmesh.settings import Settings
+from support import eventually_async
 
 LIMIT = 4096
 BATCH_LIMIT = 8192
@@ -26,54 +35,84 @@ MASKED = {"timestamp", "received_at", "at"}
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 DECIMALS = re.compile(r"within \d+\.\d s")
 
+T = TypeVar("T")
 Seen = tuple[int, dict[str, str], Any]
 
 
-async def call(
-    app: Any,
-    path: str,
-    body: bytes,
-    *,
-    method: str = "POST",
-    headers: dict[str, str] | None = None,
-    pieces: int = 1,
-    length: bool = True,
-) -> tuple[int, dict[str, str], bytes]:
-    """Make one request of an ASGI app; the body comes in ``pieces``."""
+class Wire(asyncio.Transport):
+    """The server's end of a connection that is no socket: keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self._closing = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Keep what is written."""
+        self.written += data
+
+    def is_closing(self) -> bool:
+        """Tell whether it is closed."""
+        return self._closing
+
+    def close(self) -> None:
+        """Close."""
+        self._closing = True
+
+    def pause_reading(self) -> None:
+        """Nothing: all that is sent is there."""
+
+    def resume_reading(self) -> None:
+        """Nothing, likewise."""
+
+
+class Response:
+    """One answer, parsed; header names in lower case."""
+
+    def __init__(self, data: bytes) -> None:
+        self.headers: dict[str, str] = {}
+        self.body = b""
+        self.complete = False
+        self._parser = httptools.HttpResponseParser(self)
+        self._parser.feed_data(data)
+
+    @property
+    def status(self) -> int:
+        """Its status."""
+        return self._parser.get_status_code()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header (httptools)."""
+        self.headers[name.decode().lower()] = value.decode("latin-1")
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a piece (httptools)."""
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        """Note that it is complete (httptools)."""
+        self.complete = True
+
+
+def request(
+    path: str, body: bytes, *, method: str = "POST", headers: dict[str, str] | None = None, length: bool = True
+) -> tuple[bytes, bytes]:
+    """Return the head and the body of a request; without ``length`` the body is one chunk."""
     given_headers = {"host": "localhost:8000", "content-type": JSON} | (headers or {})
     if length:
         given_headers = {"content-length": str(len(body))} | given_headers
-    size = max(1, -(-len(body) // pieces))
-    parts = [body[start : start + size] for start in range(0, len(body), size)] or [b""]
-    incoming = [
-        {"type": "http.request", "body": part, "more_body": index < len(parts) - 1} for index, part in enumerate(parts)
-    ]
-    sent: list[dict[str, Any]] = []
+    else:
+        given_headers["transfer-encoding"] = "chunked"
+        body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in given_headers.items())]
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n", body
 
-    async def receive() -> dict[str, Any]:
-        return incoming.pop(0) if incoming else {"type": "http.disconnect"}
 
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(k.lower().encode(), v.encode("latin-1")) for k, v in given_headers.items()],
-        "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 8000),
-    }
-    await app(scope, receive, send)
-    start, *rest = sent
-    answered = {k.decode().lower(): v.decode("latin-1") for k, v in start["headers"]}
-    return start["status"], answered, b"".join(part.get("body", b"") for part in rest)
+async def answered(wire: Wire) -> Response:
+    """Wait for one complete answer."""
+    return await eventually_async(
+        lambda: (response := Response(wire.written)).complete and response, within=20, message="an answer"
+    )
 
 
 def masked(value: Any) -> Any:
@@ -93,7 +132,7 @@ class Pair:
     def __init__(self, directory: Path) -> None:
         self._runner = asyncio.Runner()
         self._cells: list[Cell] = []
-        self._apps: list[Any] = []
+        self._protocols: list[Callable[[], HttpToolsProtocol]] = []
         for name in ("hot", "plain"):
             chosen = Settings(
                 cell_id="pure",
@@ -109,27 +148,55 @@ class Pair:
     async def _add(self, chosen: Settings, *, hot_path: bool) -> None:
         cell = Cell(chosen, open_inbox(chosen))
         cell.ready = True
+        guard = Guard(chosen)
+        config = Config(build(cell, guard), lifespan="off", log_config=None, access_log=False)
+        config.load()
+        make = functools.partial(HotProtocol, cell=cell, guard=guard) if hot_path else HttpToolsProtocol
         self._cells.append(cell)
-        self._apps.append(build(cell, hot_path=hot_path))
+        self._protocols.append(lambda: make(config, ServerState(), {}))
 
     def each(self, action: Callable[[Cell], None]) -> None:
         """Do something to both cells."""
         for cell in self._cells:
             action(cell)
 
-    def ask(self, path: str, body: bytes, **how: Any) -> Seen:
+    def on_both(self, conversation: Callable[[HttpToolsProtocol, Wire], Awaitable[T]]) -> list[T]:
+        """Hold a conversation with a new connection of each, and return what came of it."""
+
+        async def hold(make: Callable[[], HttpToolsProtocol]) -> T:
+            wire, protocol = Wire(), make()
+            protocol.connection_made(wire)
+            try:
+                return await conversation(protocol, wire)
+            finally:
+                protocol.connection_lost(None)
+                await asyncio.sleep(0)  # a turn of the loop, for tasks that hear of it
+
+        return [self._runner.run(hold(make)) for make in self._protocols]
+
+    def ask(self, path: str, body: bytes, *, pieces: int = 1, **how: Any) -> Seen:
         """Ask both; expect one answer, and return it."""
-        hot, plain = (self._runner.run(self._ask(app, path, body, how)) for app in self._apps)
+        hot, plain = self.on_both(lambda protocol, wire: self._ask(protocol, wire, request(path, body, **how), pieces))
         assert hot == plain
         assert hot[0] != 500
         assert all(cell.in_flight == 0 for cell in self._cells)
         return hot
 
-    async def _ask(self, app: Any, path: str, body: bytes, how: dict[str, Any]) -> Seen:
-        status, headers, answer = await call(app, path, body, **how)
-        assert headers["content-length"] == str(len(answer))
+    async def _ask(self, protocol: HttpToolsProtocol, wire: Wire, sent: tuple[bytes, bytes], pieces: int) -> Seen:
+        head, body = sent
+        size = max(1, -(-len(body) // pieces))
+        first, *rest = [body[start : start + size] for start in range(0, len(body), size)] or [b""]
+        protocol.data_received(head + first)
+        for part in rest:
+            await asyncio.sleep(0)  # so that a piece is seen before the next one comes
+            protocol.data_received(part)
+        answer = await answered(wire)
+        assert answer.headers["content-length"] == str(len(answer.body))
         # The length follows from the body, which is compared where it does not differ by nature.
-        return status, {k: v for k, v in headers.items() if k != "content-length"}, masked(json.loads(answer))
+        headers = {k: v for k, v in answer.headers.items() if k != "content-length"}
+        if headers["content-type"] != JSON:
+            return answer.status, headers, answer.body  # not even HTTP: uvicorn's own answer
+        return answer.status, headers, masked(json.loads(answer.body))
 
     def totals(self) -> list[int]:
         """Return how many messages each has."""
@@ -230,7 +297,7 @@ def test_both_answer_a_request_alike(pair: Pair, path: str, body: bytes, status:
         ({"host": ""}, 403),
         ({"origin": "http://evil.com"}, 403),
         ({"origin": "null"}, 403),
-        ({"content-length": "99999999999999999999"}, 413),
+        ({"content-length": "999999999999999999"}, 413),
         ({"origin": "http://evil.com", "content-type": "text/plain"}, 403),
     ],
 )
@@ -278,24 +345,79 @@ def reopen(cell: Cell) -> None:
 def test_nothing_of_a_body_that_breaks_off_is_kept(pair: Pair) -> None:
     """Expect no message and no request left under way when the client goes away."""
 
-    async def broken(app: Any) -> None:
-        parts = [{"type": "http.request", "body": message(message_id="broken")[:20], "more_body": True}]
-
-        async def receive() -> dict[str, Any]:
-            return parts.pop(0) if parts else {"type": "http.disconnect"}
-
-        async def send(_: dict[str, Any]) -> None:
-            pass
-
-        scope = {"type": "http", "method": "POST", "path": "/message", "raw_path": b"/message", "query_string": b""}
-        scope |= {"headers": [(b"host", b"localhost"), (b"content-type", b"application/json")], "root_path": ""}
-        await app(scope, receive, send)
+    async def broken(protocol: HttpToolsProtocol, wire: Wire) -> bytes:
+        head, body = request("/message", message(message_id="broken"))
+        protocol.data_received(head + body[:20])
+        await asyncio.sleep(0)
+        return wire.written
 
     before = pair.totals()
-    for app in pair._apps:
-        pair._runner.run(broken(app))
+    assert pair.on_both(broken) == [b"", b""]
     assert pair.totals() == before
     pair.ask("/message", message(message_id="after-broken"))
+
+
+def test_requests_in_one_piece_are_answered_in_their_order(pair: Pair) -> None:
+    """Expect the answers of pipelined requests one after the other, whoever answers them."""
+    wanted = [("/message", "first"), ("/send", ""), ("/messages?limit=1", ""), ("/message", "last")]
+
+    async def pipelined(protocol: HttpToolsProtocol, wire: Wire) -> list[str]:
+        sent = b""
+        for path, identity in wanted:
+            method = "GET" if path.startswith("/messages") else "POST"
+            sent += b"".join(request(path, message(message_id=identity) if identity else b"", method=method))
+        protocol.data_received(sent)
+        await eventually_async(lambda: wire.written.count(b"HTTP/1.1 ") == len(wanted), within=20)
+        return re.findall(r"HTTP/1\.1 (\d+)|\"message_id\":\"(first|last)\",\"acknowledged", wire.written.decode())
+
+    hot, plain = pair.on_both(pipelined)
+    assert hot == plain
+    assert [status for status, _ in hot if status] == ["200", "400", "200", "200"]
+    assert [identity for _, identity in hot if identity] == ["first", "last"]
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_a_connection_that_is_to_end_is_closed_after_its_answer(pair: Pair, version: str) -> None:
+    """Expect the answer to say so where it was asked, and the connection closed."""
+
+    async def last(protocol: HttpToolsProtocol, wire: Wire) -> tuple[str | None, bool]:
+        head, body = request("/message", message(message_id=f"last-{version}"), headers={"connection": "close"})
+        protocol.data_received(head.replace(b"HTTP/1.1", b"HTTP/" + version.encode()) + body)
+        answer = await answered(wire)
+        return answer.headers.get("connection"), wire.is_closing()
+
+    assert pair.on_both(last) == [("close", True)] * 2
+
+
+def test_a_client_that_waits_for_leave_to_send_its_body_is_given_it(pair: Pair) -> None:
+    """Expect 100 Continue before the body comes (RFC 9110, 10.1.1), then the answer."""
+
+    async def polite(protocol: HttpToolsProtocol, wire: Wire) -> tuple[bytes, int]:
+        head, body = request("/message", message(message_id="polite"), headers={"expect": "100-continue"})
+        protocol.data_received(head)
+        leave = await eventually_async(lambda: wire.written, within=5, message="leave to send")
+        wire.written = b""
+        protocol.data_received(body)
+        return leave, (await answered(wire)).status
+
+    assert pair.on_both(polite) == [(b"HTTP/1.1 100 Continue\r\n\r\n", 200)] * 2
+
+
+def test_a_body_that_takes_too_long_is_given_up(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expect 408, nothing stored, and the rest of the body ignored when it comes after all."""
+    monkeypatch.setattr(exchange, "BODY_TIMEOUT", 0.05)
+
+    async def slow(protocol: HttpToolsProtocol, wire: Wire) -> tuple[int, str, int]:
+        head, body = request("/message", message(message_id="slow"))
+        protocol.data_received(head + body[:10])
+        late = await answered(wire)
+        wire.written = b""
+        protocol.data_received(body[10:] + b"".join(request("/message", message(message_id="after-slow"))))
+        return late.status, json.loads(late.body)["code"], (await answered(wire)).status
+
+    before = pair.totals()
+    assert pair.on_both(slow) == [(408, "request_timeout", 200)] * 2
+    assert pair.totals() == [total + 1 for total in before]
 
 
 texts = st.text(max_size=20)

@@ -17,7 +17,7 @@ import apsw
 import pytest
 
 from cellmesh.inbox import Inbox, Verdict
-from inboxes import LIMITS, everything, opened, put, sealed, unsealed, verdicts
+from inboxes import LIMITS, everything, opened, put, sealed, storing, unsealed, verdicts
 from processes import Cell
 from support import eventually
 
@@ -136,10 +136,10 @@ def test_a_failing_disk_ends_the_process_without_acknowledging(tmp_path: Path, d
 
     async def send() -> list[bool]:
         for number in range(50):
-            (outcome,) = await inbox.put([sealed(number)])
+            (outcome,) = await storing(inbox, [sealed(number)])
             assert outcome.verdict is Verdict.STORED
         disk.failing = call
-        waiting = [inbox.put([sealed(number)]) for number in range(50, 60)]
+        waiting = [storing(inbox, [sealed(number)]) for number in range(50, 60)]
         assert await asyncio.to_thread(died.wait, 10)
         inbox.writer._thread.join(10)
         # Whatever the writer had handed to the loop before it ended runs in this turn.

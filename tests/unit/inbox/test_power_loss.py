@@ -19,6 +19,7 @@ import msgspec
 
 from cellmesh.inbox import Inbox, InboxLimits, Verdict
 from cellmesh.protocol.messages import Checked, dedupe_key, encode, fingerprint
+from inboxes import storing
 
 LIMITS = InboxLimits(
     max_messages=1_000_000,
@@ -103,7 +104,7 @@ async def record(directory: Path, recorder: Recorder, name: str, synchronous: st
     number = 0
     while number < 1200:
         group = [message(number + offset, rng) for offset in range(rng.choice((1, 1, 2, 5, 20, 60)))]
-        futures = [inbox.put([item]) for item in group]
+        futures = [storing(inbox, [item]) for item in group]
         for offset, (item, future) in enumerate(zip(group, futures, strict=True)):
             assert (await future)[0].verdict is Verdict.STORED
             payloads[number + offset] = item.payload

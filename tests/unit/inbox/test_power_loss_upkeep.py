@@ -17,7 +17,7 @@ import apsw
 import pytest
 
 from cellmesh.inbox import Inbox, store, writer
-from inboxes import HandClock, everything, limits, message, opened, put, sealed, unsealed, verdicts
+from inboxes import HandClock, everything, limits, message, opened, put, sealed, storing, unsealed, verdicts
 from support import eventually
 
 BOUNDS = limits(max_bytes=4 * 1024 * 1024, history=20, dedupe_window_ms=1000)
@@ -120,7 +120,7 @@ def keep_house(directory: Path, disk: Disk, vfs: str, synchronous: str, clock: H
             group = [sealed(number + offset, rng.randrange(64, 3000)) for offset in range(rng.choice((1, 1, 2, 6)))]
             short = [message(f"brief-{brief + offset}", {"text": "x" * 6000}, ttl=5) for offset in range(4)]
             brief += len(short)
-            futures = [inbox.put([one]) for one in (*group, *short)]
+            futures = [storing(inbox, [one]) for one in (*group, *short)]
             for one in group:
                 (outcome,) = await futures.pop(0)
                 assert outcome.verdict.value == "stored"

@@ -9,7 +9,7 @@ import pytest
 
 from cellmesh.inbox import Outcome, Verdict
 from cellmesh.inbox.store import Store
-from inboxes import everything, find, message, opened, put, verdicts
+from inboxes import everything, find, message, opened, put, storing, verdicts
 
 
 def test_what_is_put_is_read_back(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_many_at_once_share_commits(tmp_path: Path) -> None:
 
     async def storm() -> list[Outcome]:
         async with asyncio.timeout(30):
-            groups = await asyncio.gather(*(inbox.put([message(f"m{number}")]) for number in range(2000)))
+            groups = await asyncio.gather(*(storing(inbox, [message(f"m{number}")]) for number in range(2000)))
         return [outcome for group in groups for outcome in group]
 
     with opened(tmp_path) as inbox:

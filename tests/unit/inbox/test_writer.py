@@ -10,7 +10,7 @@ import pytest
 from cellmesh.inbox import Inbox
 from cellmesh.inbox.store import Store
 from cellmesh.inbox.writer import WriterStopped
-from inboxes import LIMITS, everything, message, opened, put, verdicts
+from inboxes import LIMITS, everything, message, opened, put, storing, verdicts
 from support import eventually
 
 
@@ -36,10 +36,10 @@ def test_the_death_of_the_writer_acknowledges_nothing(
         died.set()
 
     async def send() -> tuple[list, list[bool]]:
-        stored = await inbox.put([message("before")])
-        waiting = [inbox.put([message(name)]) for name in ("marked", "a", "b")]
+        stored = await storing(inbox, [message("before")])
+        waiting = [storing(inbox, [message(name)]) for name in ("marked", "a", "b")]
         await asyncio.to_thread(died.wait, 10)
-        waiting.append(inbox.put([message("after the end")]))
+        waiting.append(storing(inbox, [message("after the end")]))
         inbox.writer._thread.join(10)
         # Whatever the writer had handed to the loop before it ended runs in this turn.
         await asyncio.sleep(0)
@@ -73,11 +73,11 @@ def test_what_is_queued_is_written_before_the_end(tmp_path: Path) -> None:
     """Closing answers everything that was put before it; afterwards nothing is taken."""
 
     async def send() -> list[str]:
-        waiting = [inbox.put([message(f"m{number}")]) for number in range(1000)]
+        waiting = [storing(inbox, [message(f"m{number}")]) for number in range(1000)]
         await asyncio.to_thread(inbox.close)
         outcomes = [(await future)[0] for future in waiting]
         with pytest.raises(WriterStopped):
-            inbox.put([message("late")])
+            storing(inbox, [message("late")])
         return verdicts(outcomes)
 
     inbox = Inbox(tmp_path, LIMITS)
@@ -90,8 +90,8 @@ def test_an_answer_nobody_waits_for_is_no_harm(tmp_path: Path) -> None:
     """Cancelled futures and closed loops leave the message stored and the writer alive."""
 
     async def leave() -> None:
-        inbox.put([message("left")])
-        inbox.put([message("cancelled")]).cancel()
+        storing(inbox, [message("left")])
+        storing(inbox, [message("cancelled")]).cancel()
 
     with opened(tmp_path) as inbox:
         asyncio.run(leave())

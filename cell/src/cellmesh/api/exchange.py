@@ -1,24 +1,19 @@
-"""Reading a request and writing a reply: the same for the hot path and for FastAPI's routes."""
+"""Judging a request, reading it and replying to it: what the hot path and FastAPI's routes share."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import traceback
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 from cellmesh.protocol.guard import check_json, check_origin
 from cellmesh.protocol.problems import Problem
-from cellmesh.service.reply import Reply, refuse
+from cellmesh.service.reply import Handler, Reply, failure, refuse
 from cellmesh.settings import Settings
-
-log = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Handler = Callable[[bytes], Awaitable[Reply]]
 
 #: How long a body may take to come in, seconds; a slow client costs a connection, not a worker.
 BODY_TIMEOUT = 30.0
@@ -88,20 +83,11 @@ async def answer(guard: Guard, limit: int, handler: Handler, scope: Scope, recei
         Disconnected: the client went away.
 
     """
-    host = origin = content_type = length = None
-    for name, value in scope["headers"]:
-        if name == b"content-type":
-            content_type = value
-        elif name == b"host":
-            host = value
-        elif name == b"content-length":
-            length = value
-        elif name == b"origin":
-            origin = value
-    problem = guard.check(host, origin, content_type)
+    problem = headers_problem(guard, scope["headers"])
     if problem is not None:
         return refuse(problem)
-    if length is not None and int(length) > limit:
+    length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+    if int(length) > limit:
         return refuse(_too_large(limit))
     message = await _next(receive)
     body = message.get("body", b"")
@@ -110,18 +96,40 @@ async def answer(guard: Guard, limit: int, handler: Handler, scope: Scope, recei
             async with asyncio.timeout(BODY_TIMEOUT):
                 body = await _rest(body, limit, receive)
         except TimeoutError:
-            return refuse(Problem("request_timeout", f"the body was not complete within {BODY_TIMEOUT:.0f} s"))
+            return refuse(late_body())
         except Problem as too_large:
             return refuse(too_large)
     elif len(body) > limit:
         return refuse(_too_large(limit))
+    replied: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+    def reply(value: Reply) -> None:
+        if not replied.done():
+            replied.set_result(value)
+
     try:
-        return await handler(body)
+        handler(body, reply)
+        return await replied
     except Exception as error:
-        # The text of an error may quote the message; its type and place do not.
-        place = "".join(traceback.format_tb(error.__traceback__))
-        log.error("%s %s failed: %s\n%s", scope["method"], scope["path"], type(error).__name__, place)  # noqa: TRY400 - see above
-        return refuse(Problem("internal", "the request failed; see the log of the cell"))
+        return failure(f"{scope['method']} {scope['path']}", error)
+
+
+def headers_problem(guard: Guard, headers: Sequence[tuple[bytes, bytes]]) -> Problem | None:
+    """Return the problem with the headers of a request that carries JSON, or None; names are lower case."""
+    host = origin = content_type = None
+    for name, value in headers:
+        if name == b"content-type":
+            content_type = value
+        elif name == b"host":
+            host = value
+        elif name == b"origin":
+            origin = value
+    return guard.check(host, origin, content_type)
+
+
+def late_body() -> Problem:
+    """Return what is said to a client whose body took too long."""
+    return Problem("request_timeout", f"the body was not complete within {BODY_TIMEOUT:.0f} s")
 
 
 async def write(reply: Reply, send: Send) -> None:

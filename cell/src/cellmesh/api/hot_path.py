@@ -1,13 +1,35 @@
-"""The hot path: POST /message, /message/batch and /send, answered before FastAPI sees them.
+"""The hot path: POST /message, /message/batch and /send, answered where their bytes come in.
 
-FastAPI's routing and request objects cost more than storing the message. The routes in ``app`` answer
-the same three endpoints through the same ``exchange.answer``; they document them, and tests compare both.
+An ASGI application costs more than storing a message does: a scope, a task, an event and two coroutines
+for every request. So the connection itself looks whether a request is one of the three, and answers it;
+every other request, and of these three any that comes in an unusual form (chunked, too long, behind
+another one that is not answered yet), goes to FastAPI's routes. Those answer the same endpoints through
+the same handlers; they document them, and tests compare both.
 """
 
 from __future__ import annotations
 
-from cellmesh.api.exchange import Disconnected, Guard, Handler, Receive, Scope, Send, answer, write
+import asyncio
+import functools
+import http
+from collections.abc import Callable
+from typing import Any, cast
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from cellmesh.api import exchange as exchanges
+from cellmesh.api.exchange import Guard, headers_problem, late_body
 from cellmesh.service.cell import Cell
+from cellmesh.service.reply import Handler, Reply, failure, refuse
+
+#: A request with one of these headers is not in the ordinary form.
+_UNUSUAL = frozenset({b"transfer-encoding", b"upgrade"})
+_STATUS_LINES = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n".encode()
+    for status in http.HTTPStatus
+}
 
 
 def handlers(cell: Cell) -> dict[str, tuple[Handler, int]]:
@@ -20,33 +42,180 @@ def handlers(cell: Cell) -> dict[str, tuple[Handler, int]]:
     }
 
 
-class HotPath:
-    """ASGI app: answers the hot endpoints and hands everything else on.
+class _Nobody:
+    """The event of a request that nobody awaits."""
+
+    def set(self) -> None:
+        """Wake nobody."""
+
+
+class _Exchange:
+    """One hot request and its answer. To uvicorn it looks like one of its own cycles."""
+
+    __slots__ = ("disconnected", "handler", "headers", "keep_alive", "left", "parts", "path", "response_complete")
+
+    message_event = _Nobody()
+
+    def __init__(
+        self, path: bytes, handler: Handler, headers: list[tuple[bytes, bytes]], length: int, *, keep_alive: bool
+    ) -> None:
+        self.path = path
+        self.handler = handler
+        self.headers = headers
+        #: Bytes of the body that have not come yet.
+        self.left = length
+        self.parts: list[bytes] = []
+        self.keep_alive = keep_alive
+        self.disconnected = False
+        self.response_complete = False
+
+
+class HotProtocol(HttpToolsProtocol):
+    """HTTP/1.1 as uvicorn has it, with the hot endpoints answered on the spot.
 
     Args:
-        app: the app behind.
-        cell: the cell.
+        config: uvicorn's.
+        server_state: uvicorn's.
+        app_state: uvicorn's.
+        cell: the cell whose messages these are.
         guard: the checks on headers.
+        _loop: the event loop; default: the running one.
 
     """
 
-    def __init__(self, app: object, cell: Cell, guard: Guard) -> None:
-        self._app = app
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        cell: Cell,
+        guard: Guard,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._hot = {path.encode(): found for path, found in handlers(cell).items()}
         self._cell = cell
         self._guard = guard
-        self._handlers = handlers(cell)
+        #: The hot request whose body is coming in.
+        self._incoming: _Exchange | None = None
+        self._body_timer: asyncio.TimerHandle | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request (ASGI)."""
-        if scope["type"] == "http" and scope["method"] == "POST":
-            found = self._handlers.get(scope["path"])
-            if found is not None:
-                self._cell.in_flight += 1
-                try:
-                    await write(await answer(self._guard, found[1], found[0], scope, receive), send)
-                except Disconnected:
-                    pass
-                finally:
-                    self._cell.in_flight -= 1
-                return
-        await self._app(scope, receive, send)  # type: ignore[operator] # an ASGI app
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the client (asyncio)."""
+        super().data_received(data)
+        if self._incoming is not None and self._body_timer is None:
+            self._body_timer = self.loop.call_later(exchanges.BODY_TIMEOUT, self._body_is_late, self._incoming)
+
+    def on_message_begin(self) -> None:
+        """Begin a request (httptools); what only FastAPI needs is made once it is known to be for it."""
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+
+    def on_headers_complete(self) -> None:
+        """Decide who answers (httptools)."""
+        exchange = self._hot_exchange()
+        if exchange is not None:
+            self.cycle = cast("Any", exchange)
+            self._incoming = exchange
+            return
+        url, headers, expect = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expect
+        self.headers.extend(headers)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body (httptools)."""
+        exchange = self._incoming
+        if exchange is None:
+            super().on_body(body)
+            return
+        exchange.parts.append(body)
+        exchange.left -= len(body)
+
+    def on_message_complete(self) -> None:
+        """Answer a request that is complete (httptools)."""
+        exchange = self._incoming
+        if exchange is None:
+            super().on_message_complete()
+            return
+        self._received()
+        if exchange.response_complete:
+            return  # its body came too late
+        parts = exchange.parts
+        self._cell.in_flight += 1
+        answer = functools.partial(self._answer, exchange)
+        problem = headers_problem(self._guard, exchange.headers)
+        if problem is not None:
+            answer(refuse(problem))
+            return
+        try:
+            exchange.handler(parts[0] if len(parts) == 1 else b"".join(parts), answer)
+        except Exception as error:
+            answer(failure(f"POST {exchange.path.decode()}", error))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End (asyncio); a body that is not complete by now never will be."""
+        self._received()
+        super().connection_lost(exc)
+
+    def _hot_exchange(self) -> _Exchange | None:
+        """Return the exchange of a request that can be answered here, or None."""
+        found = self._hot.get(self.url)
+        if found is None or self.parser.get_method() != b"POST" or self.expect_100_continue:
+            return None
+        if self._busy():
+            return None
+        length = -1
+        for name, value in self.headers:
+            if name == b"content-length":
+                length = int(value)
+            elif name in _UNUSUAL:
+                return None
+        if not 0 <= length <= found[1]:
+            return None
+        keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
+        return _Exchange(self.url, found[0], self.headers, length, keep_alive=keep_alive)
+
+    def _busy(self) -> bool:
+        before = cast("RequestResponseCycle | None", self.cycle)
+        return before is not None and not before.response_complete
+
+    def _received(self) -> None:
+        self._incoming = None
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+
+    def _body_is_late(self, exchange: _Exchange) -> None:
+        self._cell.in_flight += 1
+        self._answer(exchange, refuse(late_body()))
+
+    def _answer(self, exchange: _Exchange, reply: Reply) -> None:
+        """Write the answer of a hot request, once."""
+        if exchange.response_complete:
+            return
+        exchange.response_complete = True
+        self._cell.in_flight -= 1
+        transport = self.transport
+        if transport.is_closing():
+            return
+        lines = [_STATUS_LINES[reply.status]]
+        for name, value in self.server_state.default_headers:
+            lines += (name, b": ", value, b"\r\n")
+        for name, value in reply.headers:
+            lines += (name, b": ", value, b"\r\n")
+        if not exchange.keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines += (b"content-length: %d\r\n\r\n" % len(reply.body), reply.body)
+        transport.write(b"".join(lines))
+        if not exchange.keep_alive:
+            transport.close()
+        self.on_response_complete()
+
+
+def protocol(cell: Cell, guard: Guard) -> Callable[..., HotProtocol]:
+    """Return what makes the protocol of each connection, for uvicorn's ``http`` setting."""
+    return functools.partial(HotProtocol, cell=cell, guard=guard)

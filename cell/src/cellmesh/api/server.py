@@ -12,12 +12,14 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any, cast
 
 import uvicorn
 import uvloop
 
 from cellmesh.api.app import build
-from cellmesh.api.protocol import OneWriteProtocol
+from cellmesh.api.exchange import Guard
+from cellmesh.api.hot_path import protocol
 from cellmesh.errors import CellMeshError
 from cellmesh.inbox import Inbox
 from cellmesh.service.cell import Cell, open_inbox
@@ -84,10 +86,11 @@ def _listen(settings: Settings) -> socket.socket:
 
 async def _serve(settings: Settings, inbox: Inbox, listener: socket.socket, *, exit_with_parent: bool) -> int:
     cell = Cell(settings, inbox)
+    guard = Guard(settings)
     server = _Server(
         uvicorn.Config(
-            build(cell),
-            http=OneWriteProtocol,
+            build(cell, guard),
+            http=cast("Any", protocol(cell, guard)),
             ws="none",
             lifespan="off",
             access_log=False,

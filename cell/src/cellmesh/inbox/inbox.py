@@ -14,8 +14,8 @@ from cellmesh.errors import InboxError
 from cellmesh.inbox.clock import SteadyClock
 from cellmesh.inbox.files import DirectoryLock, open_database
 from cellmesh.inbox.reader import Reader
-from cellmesh.inbox.store import Gauges, InboxLimits, Outcome, Store
-from cellmesh.inbox.writer import Writer, end_process
+from cellmesh.inbox.store import Gauges, InboxLimits, Store
+from cellmesh.inbox.writer import Stored, Writer, end_process
 from cellmesh.protocol.messages import Checked
 from cellmesh.protocol.receipts import MessageWithHistory, StoredMessage
 
@@ -74,9 +74,14 @@ class Inbox:
         """Return the size of the inbox's files in bytes."""
         return self._store.file_bytes()
 
-    def put(self, items: Sequence[Checked]) -> asyncio.Future[list[Outcome]]:
-        """Store messages; the future resolves when they are on disk, with one outcome each."""
-        return self.writer.append(items)
+    def put(self, items: Sequence[Checked], stored: Stored) -> None:
+        """Store messages; ``stored`` is called on the event loop when they are on disk, with one outcome each.
+
+        Raises:
+            WriterStopped: after ``close``.
+
+        """
+        self.writer.append(items, stored)
 
     async def page(
         self, limit: int, *, from_cell: str | None = None, state: str | None = None, after: int | None = None

@@ -29,7 +29,8 @@ UPKEEP_INTERVAL = 0.5
 #: Least pause between two steps of upkeep while messages come in.
 UPKEEP_PAUSE = 0.005
 
-Reply = Callable[[list[Outcome]], None]
+#: Called on the event loop once messages are on disk, with one outcome each.
+Stored = Callable[[Sequence[Outcome]], None]
 
 # After these SQLite is in order and the next transaction may succeed; after any other error of the file
 # nothing can be promised any more, and the process must end without acknowledging.
@@ -41,15 +42,13 @@ class WriterStopped(Exception):  # noqa: N818 - a state
 
 
 class _Job:
-    __slots__ = ("future", "items", "loop", "outcomes")
+    __slots__ = ("items", "loop", "outcomes", "stored")
 
-    def __init__(
-        self, items: Sequence[Checked], loop: asyncio.AbstractEventLoop, future: asyncio.Future[list[Outcome]]
-    ) -> None:
+    def __init__(self, items: Sequence[Checked], loop: asyncio.AbstractEventLoop, stored: Stored) -> None:
         self.items = items
         self.loop = loop
-        self.future = future
-        self.outcomes: list[Outcome] = []
+        self.stored = stored
+        self.outcomes: Sequence[Outcome] = ()
 
 
 def end_process() -> None:
@@ -80,8 +79,8 @@ class Writer:
         """Start the thread."""
         self._thread.start()
 
-    def append(self, items: Sequence[Checked]) -> asyncio.Future[list[Outcome]]:
-        """Queue messages; the future resolves after the commit, with one outcome each.
+    def append(self, items: Sequence[Checked], stored: Stored) -> None:
+        """Queue messages; ``stored`` is called after the commit, on the loop that runs now.
 
         Raises:
             WriterStopped: after ``close``.
@@ -93,9 +92,7 @@ class Writer:
         if loop is None or loop.is_closed():
             # Kept: asking for it costs a system call for every message.
             loop = self._loop = asyncio.get_running_loop()
-        job = _Job(items, loop, loop.create_future())
-        self._queue.put(job)
-        return job.future
+        self._queue.put(_Job(items, loop, stored))
 
     def close(self) -> None:
         """Write what is queued, then end the thread. Blocks until it has ended."""
@@ -227,5 +224,8 @@ class Writer:
 
 def _resolve(group: list[_Job]) -> None:
     for job in group:
-        if not job.future.done():
-            job.future.set_result(job.outcomes)
+        try:
+            job.stored(job.outcomes)
+        except Exception as error:
+            # The others of the group are not to wait for ever because of this one.
+            log.error("an answer could not be given: %s", type(error).__name__)  # noqa: TRY400 - no payload in a log

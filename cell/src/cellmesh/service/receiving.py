@@ -1,4 +1,8 @@
-"""Messages in: decode, check, store, and only then acknowledge."""
+"""Messages in: decode, check, store, and only then acknowledge.
+
+Callbacks, not coroutines, from the socket to the writer thread and back: on this path a task and a future
+for each message would cost as much as writing it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,6 @@ from msgspec import Raw
 from cellmesh.inbox import Inbox, Outcome, Verdict
 from cellmesh.inbox.clock import iso
 from cellmesh.protocol.messages import (
-    CellMessage,
     Checked,
     Identity,
     accept,
@@ -24,7 +27,7 @@ from cellmesh.protocol.messages import (
 from cellmesh.protocol.problems import Problem, invalid
 from cellmesh.protocol.receipts import BatchItem, Durability, LegacyReceipt, Receipt
 from cellmesh.service.counters import Counters
-from cellmesh.service.reply import Reply, refuse
+from cellmesh.service.reply import Answer, Reply, refuse
 
 log = logging.getLogger(__name__)
 
@@ -65,32 +68,43 @@ class Receiver:
         self._counters = counters
         self.refusing = False
 
-    async def message(self, body: bytes) -> Reply:
-        """Answer ``POST /message``."""
+    def message(self, body: bytes, answer: Answer) -> None:
+        """Answer ``POST /message``; the offer of batches goes with every answer."""
         try:
             self._check_open()
             checked = accept(decode_message(body, new_id), self._here)
         except Problem as problem:
             reply = self._refuse(problem)
-        else:
-            reply = self._receipt(checked, (await self._inbox.put((checked,)))[0])
-        return Reply(reply.status, reply.body, self._headers + reply.headers)
+            answer(Reply(reply.status, reply.body, self._headers + reply.headers))
+            return
 
-    async def legacy(self, body: bytes) -> Reply:
+        def stored(outcomes: Sequence[Outcome]) -> None:
+            reply = self._receipt(checked, outcomes[0])
+            answer(Reply(reply.status, reply.body, self._headers + reply.headers))
+
+        self._inbox.put((checked,), stored)
+
+    def legacy(self, body: bytes, answer: Answer) -> None:
         """Answer ``POST /message/legacy``."""
         try:
             self._check_open()
             checked = accept(decode_legacy(body, new_id), self._here)
         except Problem as problem:
-            return self._refuse(problem)
-        outcome = (await self._inbox.put((checked,)))[0]
-        reply = self._receipt(checked, outcome)
-        if reply.status != 200:
-            return reply
-        receipt = LegacyReceipt("received", checked.message_id, iso(outcome.received_at), self._here.cell_id)
-        return Reply(200, encode(receipt))
+            answer(self._refuse(problem))
+            return
 
-    async def batch(self, body: bytes) -> Reply:
+        def stored(outcomes: Sequence[Outcome]) -> None:
+            reply = self._receipt(checked, outcomes[0])
+            if reply.status == 200:
+                received_at = iso(outcomes[0].received_at)
+                reply = Reply(
+                    200, encode(LegacyReceipt("received", checked.message_id, received_at, self._here.cell_id))
+                )
+            answer(reply)
+
+        self._inbox.put((checked,), stored)
+
+    def batch(self, body: bytes, answer: Answer) -> None:
         """Answer ``POST /message/batch``: one outcome per item, whatever the others are."""
         try:
             self._check_open()
@@ -104,25 +118,29 @@ class Receiver:
                     field="body",
                 )
         except Problem as problem:
-            return self._refuse(problem)
+            answer(self._refuse(problem))
+            return
         self._counters.batches_received += 1
-        return Reply(200, encode(await self._store(items)))
-
-    async def _store(self, items: Sequence[CellMessage | Problem]) -> list[BatchItem]:
         good: list[Checked] = []
-        answers: list[BatchItem | None] = []
+        refused: list[BatchItem | None] = []
         for item in items:
             try:
                 if isinstance(item, Problem):
                     raise item
                 good.append(accept(item, self._here))
-                answers.append(None)
+                refused.append(None)
             except Problem as problem:
                 reply = self._refuse(problem)
-                answers.append(BatchItem(reply.status, Raw(reply.body)))
-        outcomes = await self._inbox.put(good) if good else []
-        stored = zip(good, outcomes, strict=True)
-        return [answer or self._item(*next(stored)) for answer in answers]
+                refused.append(BatchItem(reply.status, Raw(reply.body)))
+
+        def stored(outcomes: Sequence[Outcome]) -> None:
+            receipts = map(self._item, good, outcomes)
+            answer(Reply(200, encode([item or next(receipts) for item in refused])))
+
+        if good:
+            self._inbox.put(good, stored)
+        else:
+            stored([])
 
     def _item(self, checked: Checked, outcome: Outcome) -> BatchItem:
         reply = self._receipt(checked, outcome)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import traceback
+from collections.abc import Callable
 from typing import NamedTuple
 
 from cellmesh.protocol.messages import encode
 from cellmesh.protocol.problems import Problem
+
+log = logging.getLogger(__name__)
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -18,6 +23,21 @@ class Reply(NamedTuple):
     headers: Headers = ()
 
 
+#: Where a reply goes; called once, on the event loop, when there is one.
+Answer = Callable[[Reply], None]
+#: What answers an endpoint: takes the body of a request and gives the reply to the second argument. No
+#: coroutine: on the message path a task for each request would cost as much as storing its message.
+Handler = Callable[[bytes, Answer], None]
+
+
 def refuse(problem: Problem) -> Reply:
     """Return the reply that says a problem."""
     return Reply(problem.http_status, encode(problem.body()), tuple(problem.headers()))
+
+
+def failure(what: str, error: BaseException) -> Reply:
+    """Log an error that should not be, and return the reply that hides it."""
+    # The text of an error may quote the message; its type and place do not.
+    place = "".join(traceback.format_tb(error.__traceback__))
+    log.error("%s failed: %s\n%s", what, type(error).__name__, place)
+    return refuse(Problem("internal", "the request failed; see the log of the cell"))

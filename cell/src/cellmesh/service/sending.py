@@ -29,7 +29,7 @@ from cellmesh.protocol.problems import Problem
 from cellmesh.protocol.receipts import Delivered
 from cellmesh.service.counters import Counters
 from cellmesh.service.receiving import new_id
-from cellmesh.service.reply import Headers, Reply
+from cellmesh.service.reply import Answer, Headers, Reply, failure
 from cellmesh.service.routing import Meaning, read_answer, rendezvous
 from cellmesh.transport.http1 import Lost, NotSent
 from cellmesh.transport.link import Link, Receipt
@@ -104,11 +104,28 @@ class Sender:
         self._counters = counters
         self._links: dict[tuple[str, int], Link] = {}
         self._turn = 0
+        self._under_way: set[asyncio.Task[Reply]] = set()
         self._loop = asyncio.get_running_loop()
         self.refusing = False
 
-    async def send(self, body: bytes) -> Reply:
+    def send(self, body: bytes, answer: Answer) -> None:
         """Answer ``POST /send``."""
+        task = self._loop.create_task(self._send(body))
+        self._under_way.add(task)
+
+        def ended(task: asyncio.Task[Reply]) -> None:
+            self._under_way.discard(task)
+            if task.cancelled():
+                return  # the process ends, and its connections with it
+            error = task.exception()
+            if error is None:
+                answer(task.result())
+            else:
+                answer(failure("POST /send", error))
+
+        task.add_done_callback(ended)
+
+    async def _send(self, body: bytes) -> Reply:
         try:
             if self.refusing:
                 raise Problem("draining", "this instance is stopping; ask another one", retry_after=1)
@@ -124,9 +141,11 @@ class Sender:
         return reply
 
     def close(self) -> None:
-        """Close all links."""
+        """Close all links; what is still under way ends with them."""
         for link in self._links.values():
             link.close()
+        for task in self._under_way:
+            task.cancel()
 
     def sweep(self) -> None:
         """Close the links that nobody uses any more."""
