@@ -8,11 +8,12 @@ here, except once after a 401 with the login read anew: whoever calls knows what
 from __future__ import annotations
 
 import asyncio
+import builtins
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -26,6 +27,7 @@ from cellmesh_operator.naming import FIELD_MANAGER, Resource
 
 #: An object as the API server writes it.
 Object = dict[str, Any]
+T = TypeVar("T")
 
 #: Seconds for one call, the body of the answer included.
 TIMEOUT: Final = 30.0
@@ -58,8 +60,16 @@ class Client:
     Made by ``Client.connect``; safe for any number of calls at the same time in one event loop.
     """
 
-    def __init__(self, configuration: Configuration, *, timeout: float = TIMEOUT, silence: float = SILENCE) -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        *,
+        timeout: float = TIMEOUT,
+        silence: float = SILENCE,
+        manager: str = FIELD_MANAGER,
+    ) -> None:
         self._configuration = configuration
+        self._manager = manager
         self._api = ApiClient(configuration)
         self._timeout = timeout
         self._silence = silence
@@ -74,6 +84,7 @@ class Client:
         *,
         timeout: float = TIMEOUT,
         silence: float = SILENCE,
+        manager: str = FIELD_MANAGER,
     ) -> AsyncIterator[Client]:
         """Open a client and close it in the end; nothing is sent yet.
 
@@ -81,12 +92,13 @@ class Client:
             configuration: where the API server is; by default what ``access.load`` finds.
             timeout: seconds that one call may take.
             silence: seconds without a byte after which a watch is dead.
+            manager: as whom to write fields, and what to say we are (``User-Agent``).
 
         Raises:
             AccessError: nothing says where the API server is.
 
         """
-        client = cls(configuration or await access.load(), timeout=timeout, silence=silence)
+        client = cls(configuration or await access.load(), timeout=timeout, silence=silence, manager=manager)
         try:
             yield client
         finally:
@@ -108,8 +120,23 @@ class Client:
 
         The items bear no ``kind`` and ``apiVersion``, as in every list of the API server.
         """
+        return Listing(*await self.collect(_whole, resource, namespace, labels=labels, fields=fields))
+
+    async def collect(
+        self,
+        keep: Callable[[Object], T],
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        labels: str = "",
+        fields: str = "",
+    ) -> tuple[builtins.list[T], str]:
+        """Return what ``keep`` makes of each object, and the list's resource version; else like ``list``.
+
+        Only one page of whole objects is in memory at a time.
+        """
         query: dict[str, str] = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields}
-        items: list[Object] = []
+        items: builtins.list[T] = []
         while True:
             try:
                 page = await self._call("GET", path(resource, namespace), query)
@@ -120,10 +147,10 @@ class Client:
                 items.clear()
                 del query["continue"], query["limit"]
                 continue
-            items += page.get("items") or ()
+            items += map(keep, page.get("items") or ())
             metadata = page.get("metadata") or {}
             if not metadata.get("continue"):
-                return Listing(items, str(metadata.get("resourceVersion", "")))
+                return items, str(metadata.get("resourceVersion", ""))
             query["continue"] = metadata["continue"]
 
     async def watch(
@@ -170,7 +197,7 @@ class Client:
     async def apply(
         self, resource: Resource, body: Mapping[str, Any], *, uid: str | None = None, force: bool = True
     ) -> Object:
-        """Apply an object's fields server-side as ``FIELD_MANAGER``; return the object as it is then.
+        """Apply an object's fields server-side as the client's manager; return the object as it is then.
 
         Args:
             resource: the kind.
@@ -188,23 +215,30 @@ class Client:
     async def create(self, resource: Resource, body: Mapping[str, Any]) -> Object:
         """Create an object; one of that name that is there already is a conflict."""
         namespace = body["metadata"].get("namespace")
-        return await self._object("POST", path(resource, namespace), {"fieldManager": FIELD_MANAGER}, body)
+        return await self._object("POST", path(resource, namespace), {"fieldManager": self._manager}, body)
 
     async def replace(self, resource: Resource, body: Mapping[str, Any]) -> Object:
         """Replace an object; if ``body`` bears a resource version that is not the newest, that is a conflict."""
         metadata = body["metadata"]
         url = path(resource, metadata.get("namespace"), metadata["name"])
-        return await self._object("PUT", url, {"fieldManager": FIELD_MANAGER}, body)
+        return await self._object("PUT", url, {"fieldManager": self._manager}, body)
 
     async def patch(
         self, resource: Resource, namespace: str | None, name: str, body: Mapping[str, Any], *, subresource: str = ""
     ) -> Object:
         """Merge fields into an object (JSON merge patch); null takes a field away."""
         url = path(resource, namespace, name, subresource)
-        return await self._object("PATCH", url, {"fieldManager": FIELD_MANAGER}, body, _MERGE)
+        return await self._object("PATCH", url, {"fieldManager": self._manager}, body, _MERGE)
 
     async def delete(
-        self, resource: Resource, namespace: str | None, name: str, *, uid: str | None = None, orphan: bool = False
+        self,
+        resource: Resource,
+        namespace: str | None,
+        name: str,
+        *,
+        uid: str | None = None,
+        version: str | None = None,
+        orphan: bool = False,
     ) -> bool:
         """Delete an object; return whether there was one.
 
@@ -213,6 +247,7 @@ class Client:
             namespace: the namespace; None for kinds without.
             name: the name.
             uid: delete only this very object; another one of that name is a conflict.
+            version: delete it only if it has not been written since this resource version; else a conflict.
             orphan: leave what it owns where it is, instead of having it collected.
 
         """
@@ -221,8 +256,9 @@ class Client:
             "kind": "DeleteOptions",
             "propagationPolicy": "Orphan" if orphan else "Background",
         }
-        if uid:
-            options["preconditions"] = {"uid": uid}
+        preconditions = {"uid": uid, "resourceVersion": version}
+        if uid or version:
+            options["preconditions"] = {field: value for field, value in preconditions.items() if value}
         try:
             await self._call("DELETE", path(resource, namespace, name), None, options)
         except ApiError as error:
@@ -245,7 +281,7 @@ class Client:
         metadata = body["metadata"]
         if uid:
             body = {**body, "metadata": {**metadata, "uid": uid}}
-        query = {"fieldManager": FIELD_MANAGER, "force": "true" if force else "false"}
+        query = {"fieldManager": self._manager, "force": "true" if force else "false"}
         url = path(resource, metadata.get("namespace"), metadata["name"], subresource)
         return await self._object("PATCH", url, query, body, _APPLY)
 
@@ -293,7 +329,7 @@ class Client:
         given = {name: value for name, value in (query or {}).items() if value}
         url = self._configuration.host + url + (f"?{urlencode(given)}" if given else "")
         for attempt in (1, 2):
-            headers = {"Accept": "application/json", "User-Agent": FIELD_MANAGER}
+            headers = {"Accept": "application/json", "User-Agent": self._manager}
             if body is not None:
                 headers["Content-Type"] = content_type
             headers |= await access.authorization(self._configuration)
@@ -316,6 +352,10 @@ class Client:
             except AccessError:
                 return False
             return True
+
+
+def _whole(item: Object) -> Object:
+    return item
 
 
 def path(resource: Resource, namespace: str | None, name: str = "", subresource: str = "") -> str:

@@ -5,14 +5,16 @@ import json
 import pytest
 
 from cellmesh.protocol.problems import Problem
-from cellmesh_operator.discovery.registration import Registration, parse_registration
-from cellmesh_operator.discovery.registry import MAX_NAMES, Registry
+from cellmesh_operator.discovery.members import MAX_NAMES
+from cellmesh_operator.discovery.records import PeerRecord
+from cellmesh_operator.discovery.registration import parse_registration
+from cellmesh_operator.discovery.registry import Registry
 from cellmesh_operator.discovery.versions import Scope, Versions
 
 MESH = Scope("default")
 
 
-def registration(cell_id: str, **fields: object) -> Registration:
+def registration(cell_id: str, **fields: object) -> PeerRecord:
     """Return a registration of one cell."""
     body = {"cell_id": cell_id, "ip": "10.0.0.1", "port": 8002, **fields}
     return parse_registration(json.dumps(body).encode(), "default")

@@ -1,4 +1,4 @@
-"""A registration as it comes: checked, and turned into the JSON text it is given back as.
+"""A registration as it comes: checked, and turned into the record that it is given back as.
 
 Fields that mean something here are validated; every other one is kept as the very text it came as. What
 only discovery can know (``namespace``, ``source``, ``last_seen``) is set by it, whatever the body says.
@@ -6,10 +6,7 @@ only discovery can know (``namespace``, ``source``, ``last_seen``) is set by it,
 
 from __future__ import annotations
 
-import hashlib
 import re
-from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 from msgspec import Raw
@@ -18,6 +15,7 @@ from cellmesh.protocol.decoding import check_object, decode
 from cellmesh.protocol.fields import CELL_ID_PATTERN, is_cell_id
 from cellmesh.protocol.peers import Heartbeat, Peer
 from cellmesh.protocol.problems import invalid
+from cellmesh_operator.discovery.records import PeerRecord, join, record_of
 
 #: Largest body of a registration or heartbeat, bytes (design: it must fit an annotation).
 MAX_BODY = 16 * 1024
@@ -33,26 +31,7 @@ _decode_heartbeat = msgspec.json.Decoder(Heartbeat)
 _encode = msgspec.json.encode
 
 
-@dataclass(frozen=True, slots=True)
-class Registration:
-    """One checked registration.
-
-    ``content`` is its JSON object without ``last_seen`` and without the closing brace, so that a beat
-    costs one concatenation. ``digest`` is a hash of the content whatever the order of its fields.
-    """
-
-    cell_id: str
-    key: str
-    uid: str | None
-    content: bytes
-    digest: int
-
-    def encoded(self, last_seen: str) -> bytes:
-        """Return the peer as JSON."""
-        return b'%b,"last_seen":"%b"}' % (self.content, last_seen.encode())
-
-
-def parse_registration(body: bytes, mesh: str) -> Registration:
+def parse_registration(body: bytes, mesh: str) -> PeerRecord:
     """Check the body of ``POST /register``.
 
     Raises:
@@ -66,12 +45,12 @@ def parse_registration(body: bytes, mesh: str) -> Registration:
     if isinstance(port, float) and port.is_integer():
         # 8002.0 is an integer to JSON Schema, and what languages with one kind of number send.
         raw["port"] = b"%d" % port
-    peer = decode(_decode_peer, _join({k: v for k, v in raw.items() if k not in {"source", "last_seen"}}))
+    peer = decode(_decode_peer, join({k: v for k, v in raw.items() if k not in {"source", "last_seen"}}))
     _check(peer, mesh)
     fields = {name: text for name, text in raw.items() if name not in _SET_HERE}
     fields["namespace"] = _encode(mesh)
     fields["source"] = b'"registered"'
-    return Registration(peer.cell_id, peer.key, peer.uid, _join(fields)[:-1], _digest(fields))
+    return record_of(peer.cell_id, peer.key, peer.uid, fields)
 
 
 def parse_heartbeat(body: bytes) -> Heartbeat:
@@ -112,12 +91,3 @@ def _check(peer: Peer, mesh: str) -> None:
             f"{peer.namespace[:80]!r} is not the mesh of this URL, {mesh!r}; "
             "leave it out, or register at /meshes/<namespace>/register",
         )
-
-
-def _join(fields: dict[str, bytes]) -> bytes:
-    return b"{" + b",".join([_encode(name) + b":" + text for name, text in fields.items()]) + b"}"
-
-
-def _digest(fields: dict[str, Any]) -> int:
-    text = _join(dict(sorted(fields.items())))
-    return int.from_bytes(hashlib.blake2b(text, digest_size=16).digest())
