@@ -24,6 +24,12 @@ APPLIED_HASH: Final = f"{GROUP}/applied-hash"
 #: Hash of the Cell's spec that an object was built from: tells an operator's change from a user's.
 SPEC_HASH: Final = f"{GROUP}/spec-hash"
 
+#: On the Leases by which replicas of discovery share registrations: what selects them, and the peer as JSON.
+REGISTRATION_LABEL: Final = f"{GROUP}/registration"
+PEER: Final = f"{GROUP}/peer"
+#: Whom the API server records as the writer of those Leases.
+DISCOVERY_MANAGER: Final = "cellmesh-discovery"
+
 CONTAINER: Final = "cell"
 PORT_NAME: Final = "cell"
 VOLUME: Final = "inbox"
