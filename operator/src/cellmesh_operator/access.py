@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from kubernetes.aio import config as kubeconfig
 from kubernetes.aio.client import Configuration
@@ -19,6 +20,9 @@ from kubernetes.aio.config import incluster_config
 from cellmesh_operator.errors import AccessError
 
 DEFAULT_KUBECONFIG = "~/.kube/config"
+# The library's functions have no types.
+_from_pod: Callable[..., None] = incluster_config.load_incluster_config
+_from_file: Callable[..., Awaitable[Any]] = kubeconfig.load_kube_config
 
 
 async def load(environ: Mapping[str, str] | None = None) -> Configuration:
@@ -47,11 +51,9 @@ async def reload(configuration: Configuration, environ: Mapping[str, str] | None
     file = _file(environ)
     try:
         if not environ.get("KUBECONFIG") and environ.get(incluster_config.SERVICE_HOST_ENV_NAME):
-            incluster_config.load_incluster_config(client_configuration=configuration)
+            _from_pod(client_configuration=configuration)
         elif file:
-            await kubeconfig.load_kube_config(
-                config_file=file, client_configuration=configuration, persist_config=False
-            )
+            await _from_file(config_file=file, client_configuration=configuration, persist_config=False)
         else:
             raise AccessError(
                 f"no API server is known: this is no pod, and there is no {DEFAULT_KUBECONFIG}; "

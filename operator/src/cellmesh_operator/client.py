@@ -54,6 +54,42 @@ class Listing:
     resource_version: str
 
 
+class _Metadata(msgspec.Struct):
+    name: str
+    uid: str
+    resourceVersion: str  # noqa: N815 - as on the wire
+    namespace: str = ""
+
+
+class _Item(msgspec.Struct):
+    metadata: _Metadata
+
+
+class _ListMetadata(msgspec.Struct, rename={"more": "continue"}):
+    resourceVersion: str = ""  # noqa: N815 - as on the wire
+    more: str = ""
+
+
+class _Page(msgspec.Struct):
+    metadata: _ListMetadata
+    items: list[msgspec.Raw] | None = None
+
+
+_PAGES: Final = msgspec.json.Decoder(_Page)
+_ITEMS: Final = msgspec.json.Decoder(_Item)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """An object of which only the identity was read; ``text`` is all of it, as JSON."""
+
+    key: tuple[str, str]
+    """Namespace and name."""
+    uid: str
+    version: int
+    text: msgspec.Raw
+
+
 class Client:
     """Calls to one API server. Every call raises ``ApiError`` if it is refused, ``ConnectionLost`` if it fails.
 
@@ -116,10 +152,7 @@ class Client:
     async def list(
         self, resource: Resource, namespace: str | None = None, *, labels: str = "", fields: str = ""
     ) -> Listing:
-        """Return all objects of a kind in a namespace, or in all (None), that match the selectors.
-
-        The items bear no ``kind`` and ``apiVersion``, as in every list of the API server.
-        """
+        """Return all objects of a kind in a namespace, or in all (None), that match the selectors."""
         return Listing(*await self.collect(_whole, resource, namespace, labels=labels, fields=fields))
 
     async def collect(
@@ -135,23 +168,18 @@ class Client:
 
         Only one page of whole objects is in memory at a time.
         """
-        query: dict[str, str] = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields}
-        items: builtins.list[T] = []
-        while True:
-            try:
-                page = await self._call("GET", path(resource, namespace), query)
-            except ApiError as error:
-                if not (error.gone and "continue" in query):
-                    raise
-                # The pages' moment is too old to go on with (a very long list, a slow server): all at once then.
-                items.clear()
-                del query["continue"], query["limit"]
-                continue
-            items += map(keep, page.get("items") or ())
-            metadata = page.get("metadata") or {}
-            if not metadata.get("continue"):
-                return items, str(metadata.get("resourceVersion", ""))
-            query["continue"] = metadata["continue"]
+        # In lists of the API server only the list itself says what its items are.
+        kind = {"apiVersion": resource.api_version, "kind": resource.kind}
+        return await self._list(
+            lambda text: keep({**kind, **msgspec.json.decode(text)}), resource, namespace, labels, fields
+        )
+
+    async def heads(
+        self, resource: Resource, namespace: str | None = None, *, labels: str = ""
+    ) -> tuple[builtins.list[Head], int]:
+        """Return the identity of all objects, and the list's resource version; a fraction of the work of ``list``."""
+        found, version = await self._list(_head, resource, namespace, labels, "")
+        return found, number(version)
 
     async def watch(
         self, resource: Resource, namespace: str | None = None, *, since: str, labels: str = "", fields: str = ""
@@ -260,7 +288,7 @@ class Client:
         if uid or version:
             options["preconditions"] = {field: value for field, value in preconditions.items() if value}
         try:
-            await self._call("DELETE", path(resource, namespace, name), None, options)
+            await self._read("DELETE", path(resource, namespace, name), None, options)
         except ApiError as error:
             if error.not_found:
                 return False
@@ -270,10 +298,33 @@ class Client:
     async def ready(self) -> bool:
         """Tell whether the API server answers and takes itself for ready."""
         try:
-            await self._call("GET", "/readyz")
+            await self._read("GET", "/readyz")
         except (ApiError, ConnectionLost):
             return False
         return True
+
+    async def _list(
+        self, keep: Callable[[msgspec.Raw], T], resource: Resource, namespace: str | None, labels: str, fields: str
+    ) -> tuple[builtins.list[T], str]:
+        query: dict[str, str] = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields}
+        url = path(resource, namespace)
+        items: builtins.list[T] = []
+        while True:
+            try:
+                page = _PAGES.decode(await self._read("GET", url, query))
+            except msgspec.MsgspecError as error:
+                raise _lost("GET", url, error) from error
+            except ApiError as error:
+                if not (error.gone and "continue" in query):
+                    raise
+                # The pages' moment is too old to go on with (a very long list, a slow server): all at once then.
+                items.clear()
+                del query["continue"], query["limit"]
+                continue
+            items += map(keep, page.items or ())
+            if not page.metadata.more:
+                return items, page.metadata.resourceVersion
+            query["continue"] = page.metadata.more
 
     async def _apply(
         self, resource: Resource, body: Mapping[str, Any], subresource: str, uid: str | None, *, force: bool
@@ -283,7 +334,13 @@ class Client:
             body = {**body, "metadata": {**metadata, "uid": uid}}
         query = {"fieldManager": self._manager, "force": "true" if force else "false"}
         url = path(resource, metadata.get("namespace"), metadata["name"], subresource)
-        return await self._object("PATCH", url, query, body, _APPLY)
+        try:
+            return await self._object("PATCH", url, query, body, _APPLY)
+        except ApiError as error:
+            # What is a conflict by any other way of writing is invalid here: "metadata.uid: field is immutable".
+            if uid and error.invalid and "metadata.uid" in error.message:
+                raise ApiError(409, "Conflict", error.message) from None
+            raise
 
     async def _object(
         self,
@@ -293,29 +350,29 @@ class Client:
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
     ) -> Object:
-        answer: Object = await self._call(method, url, query, body, content_type)
+        try:
+            answer: Object = msgspec.json.decode(await self._read(method, url, query, body, content_type))
+        except msgspec.DecodeError as error:
+            raise _lost(method, url, error) from error
         return answer
 
-    async def _call(
+    async def _read(
         self,
         method: str,
         url: str,
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
-    ) -> Any:
+    ) -> bytes:
         limits = aiohttp.ClientTimeout(total=self._timeout, sock_connect=CONNECT_TIMEOUT)
         try:
             response = await self._send(method, url, query, body, content_type, limits)
             if not 200 <= response.status < 300:
                 raise await _refusal(response)
-            data = await response.response.read()
+            data: bytes = await response.response.read()
+            return data
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _lost(method, url, error) from error
-        try:
-            return msgspec.json.decode(data)
-        except msgspec.DecodeError:
-            return data  # /readyz answers in plain text
 
     async def _send(
         self,
@@ -356,6 +413,19 @@ class Client:
 
 def _whole(item: Object) -> Object:
     return item
+
+
+def _head(text: msgspec.Raw) -> Head:
+    metadata = _ITEMS.decode(text).metadata
+    return Head((metadata.namespace, metadata.name), metadata.uid, number(metadata.resourceVersion), text)
+
+
+def number(version: str) -> int:
+    """Return a resource version as a number: greater is newer among objects of one kind; 0 if it is none.
+
+    The API server has always written them so; KEP-5504 (Kubernetes 1.35) makes it a promise.
+    """
+    return int(version) if version.isdecimal() else 0
 
 
 def path(resource: Resource, namespace: str | None, name: str = "", subresource: str = "") -> str:
