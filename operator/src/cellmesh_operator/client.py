@@ -7,41 +7,29 @@ here, except once after a 401 with the login read anew: whoever calls knows what
 
 from __future__ import annotations
 
-import asyncio
 import builtins
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
-import aiohttp
 import msgspec
-from kubernetes.aio.client import ApiClient, Configuration
-from kubernetes.aio.client.rest import RESTResponse
+from kubernetes.aio.client import Configuration
 
 from cellmesh_operator import access
-from cellmesh_operator.errors import AccessError, ApiError, ConnectionLost
+from cellmesh_operator.errors import ApiError, ConnectionLost
 from cellmesh_operator.naming import FIELD_MANAGER, Resource
+from cellmesh_operator.transport import SILENCE, TIMEOUT, Transport, lost
 
 #: An object as the API server writes it.
 Object = dict[str, Any]
 T = TypeVar("T")
 
-#: Seconds for one call, the body of the answer included.
-TIMEOUT: Final = 30.0
-#: Seconds for a connection, TLS included.
-CONNECT_TIMEOUT: Final = 5.0
 #: Objects a page of a list.
 PAGE: Final = 500
 #: Seconds after which the server ends a watch in good order; it is then simply resumed.
 WATCH_SECONDS: Final = 300
-#: Seconds without a byte after which a watch is taken for dead. Bookmarks come about once a minute.
-SILENCE: Final = 70.0
-#: Seconds between two readings of the login because of 401.
-LOGIN_INTERVAL: Final = 10.0
-
 _APPLY: Final = "application/apply-patch+yaml"
 _MERGE: Final = "application/merge-patch+json"
 
@@ -104,13 +92,8 @@ class Client:
         silence: float = SILENCE,
         manager: str = FIELD_MANAGER,
     ) -> None:
-        self._configuration = configuration
         self._manager = manager
-        self._api = ApiClient(configuration)
-        self._timeout = timeout
-        self._silence = silence
-        self._login_read = time.monotonic()
-        self._logging_in = asyncio.Lock()
+        self._http = Transport(configuration, timeout=timeout, silence=silence, agent=manager)
 
     @classmethod
     @asynccontextmanager
@@ -138,7 +121,7 @@ class Client:
         try:
             yield client
         finally:
-            await client._api.rest_client.close()
+            await client._http.close()
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Object | None:
         """Return an object, or None if there is none of this name."""
@@ -203,24 +186,16 @@ class Client:
             "labelSelector": labels,
             "fieldSelector": fields,
         }
-        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=self._silence)
         url = path(resource, namespace)
-        try:
-            response = await self._send("GET", url, query, None, "", limits)
-            try:
-                if response.status != 200:
-                    raise await _refusal(response)
-                async with aclosing(_lines(response.response.content)) as lines:
-                    async for line in lines:
-                        event = msgspec.json.decode(line)
-                        if event["type"] == "ERROR":
-                            raise ApiError.from_status(event["object"], status=500)
-                        yield event["type"], event["object"]
-            finally:
-                # Closed, not released: the rest of a stream has no end.
-                response.response.close()
-        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
-            raise _lost("GET", url, error) from error
+        async with aclosing(self._http.lines(url, query)) as lines:
+            async for line in lines:
+                try:
+                    event = msgspec.json.decode(line)
+                except msgspec.DecodeError as error:
+                    raise lost("GET", url, error) from error
+                if event["type"] == "ERROR":
+                    raise ApiError.from_status(event["object"], status=500)
+                yield event["type"], event["object"]
 
     async def apply(
         self, resource: Resource, body: Mapping[str, Any], *, uid: str | None = None, force: bool = True
@@ -288,7 +263,7 @@ class Client:
         if uid or version:
             options["preconditions"] = {field: value for field, value in preconditions.items() if value}
         try:
-            await self._read("DELETE", path(resource, namespace, name), None, options)
+            await self._http.read("DELETE", path(resource, namespace, name), None, options)
         except ApiError as error:
             if error.not_found:
                 return False
@@ -298,7 +273,7 @@ class Client:
     async def ready(self) -> bool:
         """Tell whether the API server answers and takes itself for ready."""
         try:
-            await self._read("GET", "/readyz")
+            await self._http.read("GET", "/readyz")
         except (ApiError, ConnectionLost):
             return False
         return True
@@ -311,9 +286,9 @@ class Client:
         items: builtins.list[T] = []
         while True:
             try:
-                page = _PAGES.decode(await self._read("GET", url, query))
+                page = _PAGES.decode(await self._http.read("GET", url, query))
             except msgspec.MsgspecError as error:
-                raise _lost("GET", url, error) from error
+                raise lost("GET", url, error) from error
             except ApiError as error:
                 if not (error.gone and "continue" in query):
                     raise
@@ -351,64 +326,10 @@ class Client:
         content_type: str = "application/json",
     ) -> Object:
         try:
-            answer: Object = msgspec.json.decode(await self._read(method, url, query, body, content_type))
+            answer: Object = msgspec.json.decode(await self._http.read(method, url, query, body, content_type))
         except msgspec.DecodeError as error:
-            raise _lost(method, url, error) from error
+            raise lost(method, url, error) from error
         return answer
-
-    async def _read(
-        self,
-        method: str,
-        url: str,
-        query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
-        content_type: str = "application/json",
-    ) -> bytes:
-        limits = aiohttp.ClientTimeout(total=self._timeout, sock_connect=CONNECT_TIMEOUT)
-        try:
-            response = await self._send(method, url, query, body, content_type, limits)
-            if not 200 <= response.status < 300:
-                raise await _refusal(response)
-            data: bytes = await response.response.read()
-            return data
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _lost(method, url, error) from error
-
-    async def _send(
-        self,
-        method: str,
-        url: str,
-        query: Mapping[str, str] | None,
-        body: Mapping[str, Any] | None,
-        content_type: str,
-        limits: aiohttp.ClientTimeout,
-    ) -> RESTResponse:
-        given = {name: value for name, value in (query or {}).items() if value}
-        url = self._configuration.host + url + (f"?{urlencode(given)}" if given else "")
-        for attempt in (1, 2):
-            headers = {"Accept": "application/json", "User-Agent": self._manager}
-            if body is not None:
-                headers["Content-Type"] = content_type
-            headers |= await access.authorization(self._configuration)
-            response = await self._api.call_api(
-                method, url, header_params=headers, body=body, _request_timeout=limits, _preload_content=False
-            )
-            if attempt == 2 or response.status != 401 or not await self._log_in_again():
-                break
-            response.response.release()
-        return response
-
-    async def _log_in_again(self) -> bool:
-        """Read the login anew unless that was just done; return whether it may be other than before."""
-        async with self._logging_in:
-            if time.monotonic() - self._login_read < LOGIN_INTERVAL:
-                return False
-            self._login_read = time.monotonic()
-            try:
-                await access.reload(self._configuration)
-            except AccessError:
-                return False
-            return True
 
 
 def _whole(item: Object) -> Object:
@@ -440,34 +361,3 @@ def path(resource: Resource, namespace: str | None, name: str = "", subresource:
     if subresource:
         parts.append(subresource)
     return "/" + "/".join(parts)
-
-
-async def _lines(content: aiohttp.StreamReader) -> AsyncGenerator[bytes]:
-    """Yield the lines of a stream, however long they are; what has no end of line yet is no line."""
-    rest = bytearray()
-    async for chunk in content.iter_any():
-        rest += chunk
-        if b"\n" not in chunk:
-            continue
-        *lines, tail = rest.split(b"\n")
-        rest = bytearray(tail)
-        for line in lines:
-            if line.strip():
-                yield bytes(line)
-
-
-async def _refusal(response: RESTResponse) -> ApiError:
-    data = await response.response.read()
-    try:
-        body = msgspec.json.decode(data)
-    except msgspec.DecodeError:
-        body = None
-    header = str(response.headers.get("Retry-After", ""))
-    retry_after = float(header) if header.isdigit() else None
-    return ApiError.from_status(body, status=response.status, reason=response.reason or "", retry_after=retry_after)
-
-
-def _lost(method: str, url: str, error: Exception) -> ConnectionLost:
-    """Return the error with the path but neither query nor body, which may hold what is nobody's business."""
-    cause = "no answer in time" if isinstance(error, TimeoutError) else (str(error) or type(error).__name__)
-    return ConnectionLost(f"{method} {url}: {cause}")

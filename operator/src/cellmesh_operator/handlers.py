@@ -21,11 +21,12 @@ import uvloop
 from kubernetes.aio.client import Configuration
 
 from cellmesh_operator import access
-from cellmesh_operator.client import CONNECT_TIMEOUT, PAGE, SILENCE, WATCH_SECONDS
+from cellmesh_operator.client import PAGE, WATCH_SECONDS
 from cellmesh_operator.errors import AccessError
 from cellmesh_operator.naming import CELL_LABEL, CELLS, FIELD_MANAGER, Resource
 from cellmesh_operator.store import KINDS
 from cellmesh_operator.streams import Streams
+from cellmesh_operator.transport import CONNECT_TIMEOUT, SILENCE
 
 #: Kind, type of the event (None: from kopf's list) and object.
 Sink = Callable[[Resource, str | None, dict[str, Any]], None]
