@@ -21,9 +21,9 @@ class World:
         self.app: DiscoveryApp = create_app(Settings(**settings), clock=lambda: self.now, wall=self.wall)
         self.discovery = self.app.discovery
 
-    def wall(self) -> str:
+    def wall(self, ago: float) -> str:
         """Return the time as ``last_seen`` shows it."""
-        return f"2026-01-31T12:00:00.{int(self.now):06d}Z"
+        return f"2026-01-31T12:00:00.{int(self.now - ago):06d}Z"
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass, with the service looking at the clock as often as it does in reality."""

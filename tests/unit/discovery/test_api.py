@@ -284,7 +284,7 @@ async def test_metrics_count_what_happened(client: httpx2.AsyncClient, world: An
     await client.post("/register", json=PURE)
     lines = (await client.get("/metrics")).text.splitlines()
     for line in (
-        'cellmesh_discovery_peers{mesh="default"} 1.0',
+        'cellmesh_discovery_peers{mesh="default",source="registered"} 1.0',
         "cellmesh_discovery_registrations_total 2.0",
         "cellmesh_discovery_heartbeats_total 1.0",
         "cellmesh_discovery_expired_total 1.0",

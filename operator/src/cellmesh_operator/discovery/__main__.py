@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from cellmesh_operator.discovery.settings import LOG_LEVELS, PREFIX, Settings, unknown
-from cellmesh_operator.errors import ListenError, SettingsError
+from cellmesh_operator.discovery.settings import LOG_LEVELS, PREFIX, Settings, split, unknown
+from cellmesh_operator.errors import AccessError, ListenError, SettingsError
 
 _log = logging.getLogger("cellmesh_operator.discovery")
 
@@ -24,14 +24,24 @@ _log = logging.getLogger("cellmesh_operator.discovery")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0: any free one. [default: 8001]")
 @click.option("--default-mesh", help="Mesh of requests without /meshes/<namespace>. [default: default]")
 @click.option("--max-registrations", type=click.IntRange(1), help="Registrations at most. [default: 200]")
+@click.option(
+    "--kubernetes/--no-kubernetes",
+    default=None,
+    help="Tell the pods of Cells too, and share registrations with other replicas. [default: no]",
+)
+@click.option("--namespaces", help="With --kubernetes: namespaces, separated by commas. [default: all]")
+@click.option("--namespace", help="With --kubernetes: discovery's own namespace, where its Leases are.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), help="How much to log. [default: info]")
 @click.option("--exit-with-parent", is_flag=True, help="End when standard input reaches its end.")
 def main(*, exit_with_parent: bool, **options: Any) -> None:
     """Tell cells where other cells are: they register, beat and ask here.
 
-    Exit code 0 after SIGTERM or SIGINT, 1 if the address cannot be had, 2 if a setting is wrong.
+    Exit code 0 after SIGTERM or SIGINT, 1 if the address cannot be had or no API server is known, 2 if a
+    setting is wrong.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    if "namespaces" in given:
+        given["namespaces"] = split(given["namespaces"])
     try:
         settings = dataclasses.replace(Settings.from_environ(os.environ), **given)
     except SettingsError as error:
@@ -47,7 +57,7 @@ def main(*, exit_with_parent: bool, **options: Any) -> None:
 
     try:
         sys.exit(serve(settings, _announce, exit_with_parent=exit_with_parent))
-    except ListenError as error:
+    except (ListenError, AccessError) as error:
         _end(1, error)
 
 

@@ -39,13 +39,16 @@ class Peers(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The answer of ``GET /peers``.
 
     ``settled`` is false shortly after the start, until every living cell has been heard. With ``cell_id``
-    there is also ``known``, and for an unknown cell the names of those that are there, at most 100.
+    there is also ``known``, true for a Cell also while no instance of it is ready, and for an unknown cell the
+    names of those that are there, at most 100. With Kubernetes there is also ``age``: the seconds since what is
+    told of pods and Cells was last known to be so; it grows while the API server is away.
     """
 
     peers: list[Peer]
     count: int
     version: str
     settled: bool
+    age: float | msgspec.UnsetType = msgspec.UNSET
     known: bool | msgspec.UnsetType = msgspec.UNSET
     available_cells: list[str] | msgspec.UnsetType = msgspec.UNSET
 
@@ -59,14 +62,14 @@ class Mesh(msgspec.Struct):
 
 
 class Meshes(msgspec.Struct):
-    """The answer of ``GET /meshes``: the meshes in which anyone is."""
+    """The answer of ``GET /meshes``: the meshes that have any cell."""
 
     meshes: list[Mesh]
     count: int
 
 
 class Health(msgspec.Struct, kw_only=True):
-    """The answer of ``GET /health``; ``uptime`` in seconds."""
+    """The answer of ``GET /health``; ``uptime`` in seconds, ``age`` as in ``GET /peers``."""
 
     status: Literal["healthy", "draining"]
     service: Literal["discovery"] = "discovery"
@@ -74,6 +77,7 @@ class Health(msgspec.Struct, kw_only=True):
     meshes: int
     settled: bool
     uptime: float
+    age: float | msgspec.UnsetType = msgspec.UNSET
 
 
 class Probe(msgspec.Struct):
@@ -83,10 +87,18 @@ class Probe(msgspec.Struct):
 
 
 def peers_body(
-    peers: list[bytes], version: str, *, settled: bool, known: bool | None = None, available: list[str] | None = None
+    peers: list[bytes],
+    version: str,
+    *,
+    settled: bool,
+    age: float | None = None,
+    known: bool | None = None,
+    available: list[str] | None = None,
 ) -> bytes:
     """Return the JSON of ``Peers`` from that of each peer; ``known`` only for a query of one cell."""
     tail = [b'],"count":%d,"version":"%b","settled":%b' % (len(peers), version.encode(), _bool(settled))]
+    if age is not None:
+        tail.append(b',"age":%b' % msgspec.json.encode(age))
     if known is not None:
         tail.append(b',"known":%b' % _bool(known))
         if not known:

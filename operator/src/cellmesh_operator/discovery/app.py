@@ -8,12 +8,15 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import FastAPI
+from msgspec import UNSET
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from cellmesh.protocol.problems import Problem
 from cellmesh_operator.discovery.answers import Beaten, Deregistered, Health, Mesh, Meshes, Probe, Registered
+from cellmesh_operator.discovery.cluster import Connect, connect
 from cellmesh_operator.discovery.metrics import CONTENT_TYPE, Metrics
 from cellmesh_operator.discovery.openapi import DESCRIPTION, TITLE, api_version, openapi_document
 from cellmesh_operator.discovery.queries import etag_matches, parse_deregister, parse_peers
@@ -69,10 +72,14 @@ class DiscoveryApp(FastAPI):
 
 
 def create_app(
-    settings: Settings, *, clock: Callable[[], float] = time.monotonic, wall: Callable[[], str] = utc_now
+    settings: Settings,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    wall: Callable[[float], str] = utc_now,
+    connect: Connect = connect,
 ) -> DiscoveryApp:
     """Return the application of one replica; see ``Discovery`` for the arguments."""
-    return DiscoveryApp(Discovery(settings, clock=clock, wall=wall))
+    return DiscoveryApp(Discovery(settings, clock=clock, wall=wall, connect=connect))
 
 
 @contextlib.asynccontextmanager
@@ -105,6 +112,8 @@ class _Endpoints:
             "Cache-Control": "no-cache",
             VERSION_HEADER: answer.version,
         }
+        if answer.age is not None:
+            headers["Age"] = str(int(answer.age))
         if etag_matches(", ".join(request.headers.getlist("if-none-match")), answer.etag):
             return Response(status_code=304, headers=headers)
         return Response(answer.body(), headers=headers, media_type="application/json")
@@ -115,12 +124,12 @@ class _Endpoints:
 
     async def heartbeat(self, request: Request) -> Response:
         mesh = self._mesh(request)
-        cell_id, peers = self._discovery.heartbeat(mesh, await read_json(request))
+        cell_id, peers = await self._discovery.heartbeat(mesh, await read_json(request))
         return json_response(Beaten(cell_id=cell_id, peers_count=peers))
 
     async def deregister(self, request: Request) -> Response:
         query = parse_deregister(request.path_params["cell_id"], request.query_params.multi_items())
-        self._discovery.deregister(self._mesh(request), query)
+        await self._discovery.deregister(self._mesh(request), query)
         return json_response(Deregistered(cell_id=query.cell_id))
 
     async def meshes(self, _request: Request) -> Response:
@@ -137,15 +146,22 @@ class _Endpoints:
             meshes=len(discovery.registry.meshes()),
             settled=discovery.settled,
             uptime=round(discovery.uptime, 3),
+            age=UNSET if discovery.cluster is None else round(discovery.cluster.age, 3),
         )
         return json_response(health)
 
     async def livez(self, _request: Request) -> Response:
+        cluster = self._discovery.cluster
+        if cluster is not None and cluster.broken:
+            raise Problem("broken", f"{cluster.broken}; a new start mends it")
         return json_response(Probe())
 
     async def readyz(self, _request: Request) -> Response:
+        cluster = self._discovery.cluster
         if self._discovery.waiters.closed:
             raise draining()
+        if cluster is not None and not cluster.synced:
+            raise Problem("not_ready", f"no complete list yet of {cluster.missing}", retry_after=1)
         return json_response(Probe())
 
     async def metrics(self, _request: Request) -> Response:

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from cellmesh_operator.discovery.cluster import Cluster
 from cellmesh_operator.discovery.service import Discovery
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -39,9 +40,11 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield each metric with its value now."""
         discovery = self._discovery
-        peers = GaugeMetricFamily(_PREFIX + "peers", "Peers known, by mesh.", labels=["mesh"])
+        peers = GaugeMetricFamily(_PREFIX + "peers", "Peers known, by mesh and source.", labels=["mesh", "source"])
         for mesh, members in discovery.registry.meshes().items():
-            peers.add_metric([mesh], len(members))
+            for source, count in (("pod", members.pods), ("registered", len(members) - members.pods)):
+                if count:
+                    peers.add_metric([mesh, source], count)
         yield peers
         yield GaugeMetricFamily(_PREFIX + "waiters", "Queries waiting for a change.", len(discovery.waiters))
         yield GaugeMetricFamily(
@@ -61,3 +64,34 @@ class Metrics(Collector):
         for (endpoint, status), count in self._requests.items():
             requests.add_metric([endpoint, str(status)], count)
         yield requests
+        if discovery.cluster is not None:
+            yield from _of_cluster(discovery.cluster)
+
+
+def _of_cluster(cluster: Cluster) -> Iterator[Metric]:
+    yield GaugeMetricFamily(_PREFIX + "synced", "1 once a complete list of everything has come.", int(cluster.synced))
+    yield GaugeMetricFamily(
+        _PREFIX + "age_seconds", "Seconds since what is told of pods and Cells was last known to be so.", cluster.age
+    )
+    labels = ["resource", "namespace"]
+    restarts = CounterMetricFamily(_PREFIX + "watch_restarts", "Watches begun anew after a loss.", labels=labels)
+    repairs = CounterMetricFamily(
+        _PREFIX + "repairs", "Changes that a watch had missed, found by comparing with a complete list.", labels=labels
+    )
+    for reflector in cluster.reflectors:
+        where = [reflector.resource.plural, reflector.namespace or ""]
+        restarts.add_metric(where, reflector.restarts)
+        repairs.add_metric(where, reflector.repairs)
+    yield restarts
+    yield repairs
+    sharing = cluster.sharing
+    writes = CounterMetricFamily(_PREFIX + "lease_writes", "Writes to Leases of registrations.", labels=["kind"])
+    for kind, count in sharing.writes.items():
+        writes.add_metric([kind], count)
+    yield writes
+    yield CounterMetricFamily(
+        _PREFIX + "lease_write_failures", "Writes to Leases that failed, to be tried again.", sharing.failures
+    )
+    yield GaugeMetricFamily(
+        _PREFIX + "unwritten_registrations", "Registrations changed here and not written yet.", sharing.unwritten
+    )

@@ -94,6 +94,10 @@ class Mirror(Generic[T]):
         ]
         return changed + gone
 
+    def lose(self, key: ObjectKey) -> None:
+        """Take in that an object is not there any more: the API server just said so, without a version."""
+        self._release(key)
+
     def forget_deleted(self) -> None:
         """Forget what was deleted so far: no list that is asked for from now on can hold it."""
         self._deleted.clear()

@@ -17,7 +17,9 @@ TITLE = "CellMesh discovery"
 DESCRIPTION = """Who is where in a mesh.
 
 Cells register, send a heartbeat every 5 s, and are gone after 15 s of silence. Everything under
-`/meshes/{namespace}` is also there without that prefix, for the default mesh.
+`/meshes/{namespace}` is also there without that prefix, for the default mesh. In Kubernetes a mesh is a
+namespace; the ready pods of its Cells are peers without registering, and a name that is a Cell's cannot be
+registered.
 
 Every error is JSON with a stable `code`. A `Host` or `Origin` that is foreign to this server is answered
 403. A method that a path does not have is answered 405 with `Allow`.
@@ -31,12 +33,14 @@ _ERRORS = {
     403: "`forbidden_host`, `forbidden_origin`: a name or a web page that this server does not serve",
     404: "`unknown_registration`: nobody of that name is registered",
     408: "`request_timeout`: the body did not come in time",
+    409: "`name_taken`: there is a Cell of this name",
     413: f"`body_too_large`: more than {MAX_BODY} bytes",
     415: "`unsupported_media_type`: not `application/json`",
     422: "`invalid_field`: `field` names what is wrong",
     429: "`too_many_registrations`: a setting bounds them; renewals are not refused",
     500: "`internal`: an error of discovery",
-    503: "`draining`: discovery is shutting down",
+    503: "`draining`: discovery is shutting down; `not_ready`: it has not yet heard all from the API server; "
+    "`broken`: only a new start mends it",
 }
 _BODY_ERRORS = (400, 408, 413, 415, 422, 503)
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
@@ -108,7 +112,7 @@ def _in_mesh() -> list[tuple[str, str, _Json]]:
                 "register",
                 "Register an instance of a cell; one of the same cell and instance is replaced.",
                 _json("Registered"),
-                (*_BODY_ERRORS, 429),
+                (*_BODY_ERRORS, 409, 429),
                 requestBody=_body("Registration"),
             ),
         ),
@@ -145,6 +149,7 @@ def _peers() -> _Json:
     headers = {
         "ETag": {"description": "Hash of the content, equal on all replicas.", "schema": {"type": "string"}},
         "CellMesh-Version": {"description": "The version, as in the body.", "schema": {"type": "string"}},
+        "Age": {"description": "With Kubernetes: age, in whole seconds.", "schema": {"type": "integer"}},
     }
     operation = _operation(
         "peers",
@@ -172,7 +177,7 @@ def _plain() -> list[tuple[str, _Json]]:
     return [
         ("/meshes", _operation("meshes", "The meshes in which anyone is.", _json("Meshes"), ())),
         ("/health", _operation("health", "How discovery is.", _json("Health"), ())),
-        ("/livez", _operation("livez", "Whether the process is alive.", _json("Probe"), ())),
+        ("/livez", _operation("livez", "Whether the process is alive.", _json("Probe"), (503,))),
         ("/readyz", _operation("readyz", "Whether to send requests here.", _json("Probe"), (503,))),
         ("/metrics", _operation("metrics", "Metrics.", text, ())),
     ]

@@ -58,7 +58,6 @@ class Reflector(Generic[T]):
     """Keeps a mirror true.
 
     Args:
-        api: the API server.
         resource: the kind.
         namespace: the namespace; None for all.
         mirror: what is kept true.
@@ -78,7 +77,6 @@ class Reflector(Generic[T]):
 
     def __init__(
         self,
-        api: Lister,
         resource: Resource,
         namespace: str | None,
         mirror: Mirror[T],
@@ -95,7 +93,6 @@ class Reflector(Generic[T]):
         self.problem = ""
         self.restarts = 0
         self.repairs = 0
-        self._api = api
         self._mirror = mirror
         self._labels = labels
         self._clock = clock
@@ -112,13 +109,13 @@ class Reflector(Generic[T]):
         """The kind, and the namespace if there is one; for people."""
         return f"{self.resource.plural} in {self.namespace}" if self.namespace else self.resource.plural
 
-    async def run(self) -> NoReturn:
+    async def run(self, api: Lister) -> NoReturn:
         """Follow for ever."""
         pause = self._pace.backoff
         while True:
             began = self._clock()
             try:
-                await self._list_and_follow()
+                await self._list_and_follow(api)
                 continue
             except ApiError as error:
                 self._lose(error)
@@ -132,32 +129,30 @@ class Reflector(Generic[T]):
             await asyncio.sleep(max(asked, pause * random.uniform(0.5, 1.0)))  # noqa: S311 - jitter
             pause = min(2 * pause, self._pace.max_backoff)
 
-    async def _list_and_follow(self) -> None:
+    async def _list_and_follow(self, api: Lister) -> None:
         """Return when a comparison found the watch to be wrong; what it found is repaired then."""
-        snapshot = await self._list()
+        snapshot = await self._list(api)
         news = self._mirror.replace(snapshot)
         if self.problem:
             _log.warning("%s: the API server answers again; %d changes meanwhile", self.name, news)
         self.synced, self.open, self.problem = True, True, ""
-        watching = asyncio.create_task(self._watch(str(snapshot.version)))
+        watching = asyncio.create_task(self._watch(api, str(snapshot.version)))
         try:
             while True:
                 pause = self._pace.compare * random.uniform(0.8, 1.0)  # noqa: S311 - jitter
                 done, _ = await asyncio.wait({watching}, timeout=pause)
                 if done:
                     watching.result()
-                if await self._compare(watching):
+                if await self._compare(api, watching):
                     return
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
 
-    async def _list(self) -> Snapshot[T]:
+    async def _list(self, api: Lister) -> Snapshot[T]:
         self._mirror.forget_deleted()
         newest = self._mirror.newest
-        entries, version = await self._api.collect(
-            self._mirror.entry, self.resource, self.namespace, labels=self._labels
-        )
+        entries, version = await api.collect(self._mirror.entry, self.resource, self.namespace, labels=self._labels)
         snapshot = snapshot_of(version, entries)
         if snapshot.version < newest:
             _log.warning("%s: the API server's versions begin anew; was it restored from a backup?", self.name)
@@ -165,9 +160,9 @@ class Reflector(Generic[T]):
         self.confirmed = self._clock()
         return snapshot
 
-    async def _compare(self, watching: asyncio.Task[NoReturn]) -> bool:
+    async def _compare(self, api: Lister, watching: asyncio.Task[NoReturn]) -> bool:
         """Compare with a complete list; return whether something had to be repaired."""
-        snapshot = await self._list()
+        snapshot = await self._list(api)
         if self._mirror.differing(snapshot):
             await asyncio.wait({watching}, timeout=self._pace.grace)
         if watching.done():
@@ -181,10 +176,10 @@ class Reflector(Generic[T]):
         _log.warning("%s: the watch had missed %d changes; repaired, and begun anew", self.name, repairs)
         return True
 
-    async def _watch(self, since: str) -> NoReturn:
+    async def _watch(self, api: Lister, since: str) -> NoReturn:
         while True:
             began = self._clock()
-            changes = self._api.watch(self.resource, self.namespace, since=since, labels=self._labels)
+            changes = api.watch(self.resource, self.namespace, since=since, labels=self._labels)
             async with aclosing(changes):
                 async for kind, item in changes:
                     self.confirmed = self._clock()

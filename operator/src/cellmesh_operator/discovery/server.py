@@ -54,8 +54,14 @@ def serve(settings: Settings, announce: Callable[[str], None], *, exit_with_pare
 
     Raises:
         ListenError: the address to listen on cannot be had.
+        AccessError: with ``kubernetes``: nothing says where the API server is.
 
     """
+    if settings.kubernetes:
+        # Before anything starts, so that what is wrong is one line and not the end of a start.
+        from cellmesh_operator import access
+
+        asyncio.run(access.load())
     sock = bind(settings.host, settings.port)
     server = _Server(settings, announce)
     if exit_with_parent:

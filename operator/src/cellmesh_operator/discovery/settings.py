@@ -20,6 +20,7 @@ PREFIX = "CELLMESH_DISCOVERY_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 #: Read by cells: where discovery is.
 _OF_CELLS = {PREFIX + "URL"}
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,12 @@ class Settings:
     """Names besides its own under which clients may address this server; ``*`` for any."""
     allowed_origins: tuple[str, ...] = ()
     """Web origins whose pages may use this server; ``*`` for any."""
+    kubernetes: bool = False
+    """Tell the pods of Cells, and share registrations with other replicas by Leases."""
+    namespaces: tuple[str, ...] = ()
+    """With ``kubernetes``: the namespaces whose Cells and pods are told; empty: those of the whole cluster."""
+    namespace: str = ""
+    """With ``kubernetes``: the namespace of the Leases, discovery's own; there must be one."""
     log_level: str = "info"
     """debug, info, warning or error."""
 
@@ -82,6 +89,11 @@ class Settings:
             raise _wrong("max_registrations", self.max_registrations, "at least 1")
         if not (math.isfinite(self.settle) and self.settle >= 0):
             raise _wrong("settle", self.settle, "0 or more seconds")
+        for name in self.namespaces:
+            if not is_cell_id(name):
+                raise _wrong("namespaces", name, "names of namespaces, separated by commas")
+        if self.kubernetes and not is_cell_id(self.namespace):
+            raise _wrong("namespace", self.namespace, "the namespace that discovery runs in")
         if self.log_level not in LOG_LEVELS:
             raise _wrong("log_level", self.log_level, "debug, info, warning or error")
 
@@ -106,6 +118,10 @@ def _is_service_link(name: str, text: str) -> bool:
 def _read(name: str, text: str, kind: Any) -> Any:
     if kind is str:
         return text
+    if kind is bool:
+        if text.lower() not in _BOOLEANS:
+            raise SettingsError(f"{name}: {text!r} must be true or false")
+        return _BOOLEANS[text.lower()]
     try:
         if kind is int:
             return int(text)
@@ -114,6 +130,11 @@ def _read(name: str, text: str, kind: Any) -> Any:
     except ValueError:
         wanted = "a whole number" if kind is int else "a number of seconds"
         raise SettingsError(f"{name}: {text!r} must be {wanted}") from None
+    return split(text)
+
+
+def split(text: str) -> tuple[str, ...]:
+    """Return the parts of a list separated by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
