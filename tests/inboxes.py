@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from msgspec import Raw
 
-from cellmesh.inbox import Inbox, InboxLimits, Outcome
+from cellmesh.inbox import Inbox, InboxLimits, Outcome, store
 from cellmesh.inbox.clock import SteadyClock
 from cellmesh.protocol.messages import CellMessage, Checked, Identity, accept, encode
 from cellmesh.protocol.receipts import MessageWithHistory, StoredMessage
@@ -96,7 +97,16 @@ def put(inbox: Inbox, *items: Checked) -> list[Outcome]:
     return asyncio.run(store())
 
 
-def verdicts(outcomes: list[Outcome]) -> list[str]:
+def spoil(monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
+    """Have SQLite fail on messages whose id is LIKE this: inboxes opened from now on get a trigger for it."""
+    trigger = f"""
+        CREATE TEMP TRIGGER spoil BEFORE INSERT ON messages WHEN NEW.message_id LIKE '{pattern}'
+        BEGIN SELECT RAISE(ABORT, 'spoilt on purpose'); END;
+    """
+    monkeypatch.setattr(store, "_ARRIVALS", store._ARRIVALS + trigger)
+
+
+def verdicts(outcomes: Sequence[Outcome]) -> list[str]:
     """Return the outcomes in words."""
     return [outcome.verdict.value for outcome in outcomes]
 

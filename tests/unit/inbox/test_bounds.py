@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cellmesh.inbox import store
+from cellmesh.inbox import upkeep
 from inboxes import HandClock, everything, limits, message, opened, put, verdicts
 from support import eventually
 
@@ -55,7 +55,7 @@ def test_messages_beyond_the_bytes_are_refused(tmp_path: Path) -> None:
 
 def test_history_makes_room_when_the_files_are_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dead messages go before a pending one is refused for good."""
-    monkeypatch.setattr(store, "EXTENSION_MS", 1000)
+    monkeypatch.setattr(upkeep, "EXTENSION_MS", 1000)
     clock = HandClock()
     with opened(tmp_path, limits(max_bytes=2 * 1024 * 1024), clock=clock.steady()) as inbox:
         stored = 0

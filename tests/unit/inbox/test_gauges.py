@@ -7,8 +7,7 @@ import apsw
 import pytest
 
 from cellmesh.inbox import Inbox
-from cellmesh.inbox.store import Store
-from inboxes import HandClock, limits, message, opened, put
+from inboxes import HandClock, limits, message, opened, put, spoil
 from support import eventually
 
 STATES = ("pending", "leased", "consumed", "dead")
@@ -36,15 +35,7 @@ def test_the_totals_are_what_is_in_the_file(tmp_path: Path, monkeypatch: pytest.
     rng = random.Random(seed)
     clock = HandClock()
     bounds = limits(max_messages=150, history=20, history_ms=100_000, dedupe_window_ms=20_000)
-    append = Store.append
-
-    def spoilt(self: Store, items: list) -> list:
-        outcomes = append(self, items)
-        if any(item.message_id.startswith("bad") for item in items):
-            raise apsw.ConstraintError("spoilt on purpose")
-        return outcomes
-
-    monkeypatch.setattr(Store, "append", spoilt)
+    spoil(monkeypatch, "bad%")
     number = 0
     for _ in range(4):
         with opened(tmp_path, bounds, clock=clock.steady()) as inbox:

@@ -16,7 +16,7 @@ from typing import Any
 import apsw
 import pytest
 
-from cellmesh.inbox import Inbox, store, writer
+from cellmesh.inbox import Inbox, store, upkeep, writer
 from inboxes import HandClock, everything, limits, message, opened, put, sealed, storing, unsealed, verdicts
 from support import eventually
 
@@ -144,7 +144,8 @@ def keep_house(directory: Path, disk: Disk, vfs: str, synchronous: str, clock: H
 
 def losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synchronous: str) -> list[tuple[int, str]]:
     """Cut the power at many instants; return (cut, what was missing) where anything was."""
-    monkeypatch.setattr(store, "LOG_PAGES", 50)  # pages are given back when a few are free
+    for module in (store, upkeep):
+        monkeypatch.setattr(module, "LOG_PAGES", 50)  # pages are given back when a few are free
     monkeypatch.setattr(writer, "UPKEEP_PAUSE", 0.0005)
     start, live = tmp_path / "start", tmp_path / "live"
     with opened(live, BOUNDS):

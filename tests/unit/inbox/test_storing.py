@@ -8,8 +8,7 @@ import apsw
 import pytest
 
 from cellmesh.inbox import Outcome, Verdict
-from cellmesh.inbox.store import Store
-from inboxes import everything, find, message, opened, put, storing, verdicts
+from inboxes import everything, find, message, opened, put, spoil, storing, verdicts
 
 
 def test_what_is_put_is_read_back(tmp_path: Path) -> None:
@@ -123,21 +122,14 @@ def test_one_that_is_too_big_for_the_file_fails_alone(tmp_path: Path) -> None:
 
 def test_one_that_breaks_a_constraint_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when the group had been written in part: nothing of the failed attempt stays."""
-    append = Store.append
-
-    def spoilt(self: Store, items: list) -> list[Outcome]:
-        outcomes = append(self, items)
-        if any(item.message_id == "marked" for item in items):
-            raise apsw.ConstraintError("marked")
-        return outcomes
-
-    monkeypatch.setattr(Store, "append", spoilt)
+    spoil(monkeypatch, "marked")
     with opened(tmp_path) as inbox:
         put(inbox, message("known"))
         outcomes = put(inbox, message("a"), message("marked"), message("known"), message("b"))
         assert verdicts(outcomes) == ["stored", "failed", "duplicate", "stored"]
         assert [found.message_id for found in everything(inbox)] == ["known", "a", "b"]
-        monkeypatch.undo()
+    monkeypatch.undo()
+    with opened(tmp_path) as inbox:
         assert verdicts(put(inbox, message("marked"))) == ["stored"]
 
 

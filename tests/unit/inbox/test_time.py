@@ -5,7 +5,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from cellmesh.inbox import Inbox, store
+from cellmesh.inbox import Inbox, upkeep
 from inboxes import HandClock, everything, find, limits, message, opened, put, verdicts
 from support import eventually
 
@@ -175,7 +175,7 @@ def test_a_message_that_is_still_there_is_recognised_past_the_window(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its record lives on while the message does, and goes after it."""
-    monkeypatch.setattr(store, "EXTENSION_MS", 1000)
+    monkeypatch.setattr(upkeep, "EXTENSION_MS", 1000)
     clock = HandClock()
     with opened(tmp_path, limits(dedupe_window_ms=1000, history=1), clock=clock.steady()) as inbox:
         put(inbox, message("a", ttl=0))

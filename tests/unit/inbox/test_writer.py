@@ -28,6 +28,8 @@ def test_the_death_of_the_writer_acknowledges_nothing(
         return outcomes
 
     monkeypatch.setattr(Store, "append", failing)
+    # So that it fails when the statements have been executed and nothing is committed yet.
+    monkeypatch.setattr(Store, "append_new", lambda self, items: None)
     deaths: list[str] = []
     died = threading.Event()
 

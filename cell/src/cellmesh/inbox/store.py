@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -21,15 +20,9 @@ from cellmesh.protocol.messages import Checked
 PENDING, LEASED, CONSUMED, DEAD = range(4)
 PRIORITIES = {"low": 0, "normal": 1, "high": 2, "critical": 3}
 
-#: Rows that one step of upkeep changes at most: short steps, so that messages never wait long for them.
-UPKEEP_ROWS = 256
-#: How long a deduplication record that is due lives on while its message is still there.
-EXTENSION_MS = 3_600_000
 PAGE = 4096
 #: Pages of the write-ahead log after which it is copied into the file and written from its start again.
 LOG_PAGES = 1000
-
-
 #: Bytes that a byte of payload may take in the files: once in the log, once in the database, and pages.
 MAX_GROWTH = 4
 #: Bytes that a group may take besides.
@@ -37,19 +30,31 @@ GROUP_GROWTH = 64 * 1024
 #: Others write to the disk too: it is asked again at the latest after so many bytes of ours.
 MAX_HEADROOM = 8 * 1024 * 1024
 #: Rows that one INSERT carries at most.
-MAX_ROWS = 64
-_MESSAGES = (
-    "messages (seq, message_id, from_cell, to_cell, message_type, priority, ttl, timestamp,"
-    " received_at, expires_at, extra)"
-)
-_PAYLOADS = "payloads (seq, payload)"
-_RECEIPTS = "receipts (seq, key, fingerprint, received_at, expires_at)"
+MAX_ROWS = 256
+#: Where messages arrive: a view of this connection whose trigger spreads each row over the three tables.
+#: One statement then stores a whole group. Each statement gives the interpreter's lock away and must get
+#: it back against a busy event loop, which costs more than the statement; and a statement outside a
+#: transaction is one, so that no BEGIN and COMMIT are needed.
+_COLUMNS = (
+    "seq", "message_id", "from_cell", "to_cell", "message_type", "priority", "ttl", "timestamp", "received_at",
+    "expires_at", "extra", "payload", "key", "fingerprint", "forgotten_at",
+)  # fmt: skip
+_ARRIVALS = f"""
+    CREATE TEMP VIEW arrivals AS SELECT {", ".join(f"NULL AS {name}" for name in _COLUMNS)};
+    CREATE TEMP TRIGGER arrive INSTEAD OF INSERT ON arrivals WHEN NEW.seq IS NOT NULL BEGIN
+        INSERT INTO receipts (seq, key, fingerprint, received_at, expires_at)
+            VALUES (NEW.seq, NEW.key, NEW.fingerprint, NEW.received_at, NEW.forgotten_at);
+        INSERT INTO messages ({", ".join(_COLUMNS[:11])}) VALUES ({", ".join(f"NEW.{name}" for name in _COLUMNS[:11])});
+        INSERT INTO payloads (seq, payload) VALUES (NEW.seq, NEW.payload);
+    END;
+"""  # noqa: S608 - our own names
+_ROW = f"({','.join('?' * len(_COLUMNS))})"
+_NO_ROW = (None,) * len(_COLUMNS)
 
 
-@lru_cache(maxsize=3 * MAX_ROWS)
-def _values(table: str, width: int, size: int) -> str:
-    row = f"({','.join('?' * width)})"
-    return f"INSERT INTO {table} VALUES {','.join([row] * size)}"  # noqa: S608 - our own text
+@lru_cache(maxsize=MAX_ROWS)
+def _insert_text(size: int) -> str:
+    return f"INSERT INTO arrivals VALUES {','.join([_ROW] * size)}"  # noqa: S608 - only question marks
 
 
 @lru_cache(maxsize=32)
@@ -113,8 +118,8 @@ class Gauges:
 class Store:
     """The statements of the writer, and the totals that go with them.
 
-    Every method that changes something runs inside a transaction of the caller; after a rollback the
-    caller calls ``reload``.
+    Every method that changes something runs inside a transaction of the caller, unless it says otherwise;
+    after a rollback the caller calls ``restore``.
     """
 
     def __init__(self, connection: apsw.Connection, directory: Path, limits: InboxLimits, clock: SteadyClock) -> None:
@@ -124,18 +129,17 @@ class Store:
         self._directory = directory
         self._files = (str(directory / DATABASE), str(directory / f"{DATABASE}-wal"))
         self._execute = connection.execute
-        self._executemany = connection.executemany
         self._next_seq = 0
-        self._next_reclaim = 0.0
-        self._next_old = 0.0
-        self._forgotten = 0
         #: Bytes that may be written before the file system is asked again how much room there is.
-        self._headroom = 0
+        self.headroom = 0
         self.gauges = Gauges()
         # A small inbox must not be filled by its write-ahead log.
         pages = max(50, min(LOG_PAGES, limits.max_bytes // 16 // PAGE))
         connection.pragma("wal_autocheckpoint", pages)
         connection.pragma("journal_size_limit", pages * PAGE * 4)
+        # The view below is in the temporary schema: in memory, for the root file system may be read-only.
+        connection.pragma("temp_store", 2)
+        connection.execute(_ARRIVALS)
         self._fill_log(pages)
         self._clamp_deadlines()
         self.reload()
@@ -156,22 +160,37 @@ class Store:
         """Take the totals back to what they were before a transaction that was rolled back."""
         self.gauges = gauges
         self._next_seq = gauges.received + 1
-        self._forgotten = 0
+
+    def append_new(self, items: Sequence[Checked]) -> list[Outcome] | None:
+        """Store messages with one statement, which is a transaction of its own; None if that cannot be.
+
+        It cannot if there is not room for all, or one of them is known already, which is rare: ``append``
+        then finds out which.
+        """
+        room, _ = self._room(items)
+        if not 0 < len(items) <= min(room, MAX_ROWS):
+            return None
+        now = self.clock.now_ms()
+        values: list[object] = []
+        for seq, item in enumerate(items, self._next_seq):
+            values += self._row(item, seq, now)
+        try:
+            self._insert(values, len(items))
+        except apsw.ConstraintError:
+            return None
+        first = self._next_seq
+        self._stored(len(items))
+        return [Outcome(Verdict.STORED, seq, now) for seq in range(first, self._next_seq)]
 
     def append(self, items: Sequence[Checked]) -> list[Outcome]:
         """Store messages that are new and have room; say of each what became of it."""
-        if not items:
-            return []
         known: dict[bytes, tuple[bytes, int, int]] = {
             key: (fingerprint, seq, received_at)
             for key, fingerprint, seq, received_at in self._execute(*_lookup([item.key for item in items]))
         }
         outcomes: list[Outcome] = []
-        messages: list[tuple[object, ...]] = []
-        payloads: list[tuple[int, bytes]] = []
-        receipts: list[tuple[int, bytes, bytes, int, int | None]] = []
+        rows: list[tuple[object, ...]] = []
         now = self.clock.now_ms()
-        window = self.limits.dedupe_window_ms
         seq = self._next_seq
         room, refusal = self._room(items)
         for item in items:
@@ -184,79 +203,48 @@ class Store:
                 outcomes.append(Outcome(refusal))
                 continue
             room -= 1
-            lifetime = int(item.lifetime * 1000)
-            messages.append(
-                (
-                    seq,
-                    item.message_id,
-                    item.from_cell,
-                    item.to_cell,
-                    item.message_type,
-                    PRIORITIES[item.priority],
-                    item.ttl,
-                    item.timestamp,
-                    now,
-                    now + lifetime if item.ttl else None,
-                    item.extra,
-                )
-            )
-            payloads.append((seq, item.payload))
-            receipts.append((seq, item.key, item.fingerprint, now, now + lifetime if lifetime > window else None))
+            rows.append(self._row(item, seq, now))
             known[item.key] = (item.fingerprint, seq, now)
             outcomes.append(Outcome(Verdict.STORED, seq, now))
             seq += 1
-        if messages:
-            self._insert(_MESSAGES, messages)
-            self._insert(_PAYLOADS, payloads)
-            self._insert(_RECEIPTS, receipts)
-            self._next_seq = seq
-            self.gauges.received += len(messages)
-            self.gauges.pending += len(messages)
+        for start in range(0, len(rows), MAX_ROWS):
+            part = rows[start : start + MAX_ROWS]
+            self._insert(list(chain.from_iterable(part)), len(part))
+        self._stored(len(rows))
         return outcomes
 
-    def _insert(self, table: str, rows: Sequence[tuple[object, ...]]) -> None:
-        """Insert rows, many with one statement.
+    def _row(self, item: Checked, seq: int, now: int) -> tuple[object, ...]:
+        """Return the values of ``_COLUMNS`` for a message."""
+        lifetime = int(item.lifetime * 1000)
+        return (
+            seq,
+            item.message_id,
+            item.from_cell,
+            item.to_cell,
+            item.message_type,
+            PRIORITIES[item.priority],
+            item.ttl,
+            item.timestamp,
+            now,
+            now + lifetime if item.ttl else None,
+            item.extra,
+            item.payload,
+            item.key,
+            item.fingerprint,
+            now + lifetime if lifetime > self.limits.dedupe_window_ms else None,
+        )
 
-        Each statement gives the interpreter's lock away and must get it back, against a busy event loop;
-        so a group takes one statement a table, not one a row.
-        """
-        width = len(rows[0])
-        position = 0
-        while position < len(rows):
-            size = min(MAX_ROWS, len(rows) - position)
-            values = tuple(chain.from_iterable(rows[position : position + size]))
-            self._execute(_values(table, width, size), values)
-            position += size
+    def _insert(self, values: list[object], rows: int) -> None:
+        # Rounded up with rows that the trigger passes over: few different statements are ever prepared.
+        size = rows if rows <= 8 else -(-rows // 8) * 8
+        for _ in range(size - rows):
+            values += _NO_ROW
+        self._execute(_insert_text(size), values)
 
-    def upkeep(self) -> bool:
-        """Expire, trim and forget, at most ``UPKEEP_ROWS`` rows of each; return whether more is due."""
-        now = self.clock.now_ms()
-        more = self._expire(now) >= UPKEEP_ROWS
-        more |= self._trim(now) >= UPKEEP_ROWS
-        more |= self._forget(now) >= UPKEEP_ROWS
-        return more
-
-    def shrink(self) -> None:
-        """Give free pages back to the file system, some at a time, when many are free. Not in a transaction."""
-        free = int(self.connection.pragma("freelist_count"))
-        if free > 4 * LOG_PAGES and free * 4 > int(self.connection.pragma("page_count")):
-            self._execute("PRAGMA incremental_vacuum(500)").fetchall()
-
-    def reclaim(self, size: int) -> None:
-        """Make room when ``size`` bytes more would pass the bound: history goes first. Not in a transaction.
-
-        At most once a second: while an inbox is full, every refused message would ask for it.
-        """
-        if self._headroom > MAX_GROWTH * size + GROUP_GROWTH or time.monotonic() < self._next_reclaim:
-            return
-        if self.file_bytes() + size <= self.limits.max_bytes:
-            return
-        self._next_reclaim = time.monotonic() + 1.0
-        with self.connection:
-            for state in (DEAD, CONSUMED):
-                self._drop(state, "", (), 10 * UPKEEP_ROWS)
-        self._execute("PRAGMA incremental_vacuum").fetchall()
-        self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    def _stored(self, count: int) -> None:
+        self._next_seq += count
+        self.gauges.received += count
+        self.gauges.pending += count
 
     def file_bytes(self) -> int:
         """Return the size of the inbox's files, the write-ahead log included."""
@@ -273,114 +261,21 @@ class Store:
         size = sum([len(item.payload) for item in items])
         # Far from every bound the file system need not be asked for every group: each question costs the
         # interpreter's lock. What may have been written since the last one is counted instead.
-        self._headroom -= MAX_GROWTH * size + GROUP_GROWTH
-        if self._headroom > 0:
+        self.headroom -= MAX_GROWTH * size + GROUP_GROWTH
+        if self.headroom > 0:
             return self.limits.max_messages - self.gauges.pending - self.gauges.leased, Verdict.INBOX_FULL
         disk = os.statvfs(self._directory)
         left = disk.f_bavail * disk.f_frsize - self.limits.disk_reserve - size
         if left < 0:
             return 0, Verdict.DISK_FULL
         used = self.file_bytes() + size
-        self._headroom = min(left, self.limits.max_bytes - used, MAX_HEADROOM)
+        self.headroom = min(left, self.limits.max_bytes - used, MAX_HEADROOM)
         if used > self.limits.max_bytes:
             # Pages that are free inside the file are room as well.
             free = int(self.connection.pragma("freelist_count")) * PAGE
             if used - free > self.limits.max_bytes:
                 return 0, Verdict.INBOX_FULL
         return self.limits.max_messages - self.gauges.pending - self.gauges.leased, Verdict.INBOX_FULL
-
-    def _expire(self, now: int) -> int:
-        if not self.gauges.pending:
-            return 0
-        self._execute(
-            "UPDATE messages SET state = ?, reason = 'expired', ended_at = ? WHERE seq IN (SELECT seq FROM messages"
-            " WHERE state = 0 AND expires_at IS NOT NULL AND expires_at <= ? ORDER BY expires_at LIMIT ?)",
-            (DEAD, now, now, UPKEEP_ROWS),
-        )
-        count = self.connection.changes()
-        if count:
-            self.gauges.pending -= count
-            self.gauges.dead += count
-        return count
-
-    def _trim(self, now: int) -> int:
-        dropped = 0
-        for state, kept in ((DEAD, self.gauges.dead), (CONSUMED, self.gauges.consumed)):
-            surplus = min(kept - self.limits.history, UPKEEP_ROWS)
-            if surplus > 0:
-                dropped += self._drop(state, "", (), surplus)
-        if time.monotonic() >= self._next_old:
-            # Age is looked at once a minute: it means walking the history, which has no index by age.
-            old = sum(
-                self._drop(state, " AND ended_at <= ?", (now - self.limits.history_ms,), UPKEEP_ROWS)
-                for state in (DEAD, CONSUMED)
-            )
-            if old < UPKEEP_ROWS:
-                self._next_old = time.monotonic() + min(60.0, max(1.0, self.limits.history_ms / 10_000))
-            dropped += old
-        return dropped
-
-    def _drop(self, state: int, condition: str, values: tuple[int, ...], limit: int) -> int:
-        seqs = [
-            row[0]
-            for row in self._execute(
-                # The index holds finished messages only, and SQLite wants to be told that these are.
-                f"SELECT seq FROM messages WHERE state >= 2 AND state = ?{condition} ORDER BY seq LIMIT ?",  # noqa: S608 - our own text
-                (state, *values, limit),
-            )
-        ]
-        rows = [(seq,) for seq in seqs]
-        if rows:
-            self._executemany("DELETE FROM messages WHERE seq = ?", rows)
-            self._executemany("DELETE FROM payloads WHERE seq = ?", rows)
-            if state == DEAD:
-                self.gauges.dead -= len(rows)
-            else:
-                self.gauges.consumed -= len(rows)
-        return len(rows)
-
-    def _forget(self, now: int) -> int:
-        """Drop deduplication records that are due and whose message is gone.
-
-        Those that live for the window are due in the order of their positions: a cursor walks over them
-        and stays where a message is still kept. Those with a longer ttl have an index by their expiry.
-        """
-        there = "EXISTS (SELECT 1 FROM messages m WHERE m.seq = r.seq)"
-        due = now - self.limits.dedupe_window_ms
-        gone = []
-        later = []
-        walked = 0
-        # Read lazily: the first record that is not due yet ends the walk, so an idle inbox reads one row.
-        for seq, kept, longer_lived, received_at in self._execute(
-            f"SELECT r.seq, {there}, r.expires_at IS NOT NULL, r.received_at FROM receipts r"  # noqa: S608 - our own text
-            " WHERE r.seq > ? ORDER BY r.seq LIMIT ?",
-            (self._forgotten, UPKEEP_ROWS),
-        ):
-            if int(str(received_at)) > due:
-                break
-            walked += 1
-            self._forgotten = int(str(seq))
-            if longer_lived:
-                continue
-            if kept:
-                # From here on it is looked at by its expiry, like one with a long ttl.
-                later.append((now + EXTENSION_MS, seq))
-            else:
-                gone.append((seq,))
-        longer = self._execute(
-            f"SELECT r.seq, {there} FROM receipts r WHERE r.expires_at <= ? ORDER BY r.expires_at LIMIT ?",  # noqa: S608 - our own text
-            (now, UPKEEP_ROWS),
-        ).fetchall()
-        for seq, kept in longer:
-            if kept:
-                later.append((now + EXTENSION_MS, seq))
-            else:
-                gone.append((seq,))
-        if gone:
-            self._executemany("DELETE FROM receipts WHERE seq = ?", gone)
-        if later:
-            self._executemany("UPDATE receipts SET expires_at = ? WHERE seq = ?", later)
-        return max(walked, len(longer))
 
     def _fill_log(self, pages: int) -> None:
         """Bring the write-ahead log to its full length once, before the first message.

@@ -18,6 +18,7 @@ from dataclasses import replace
 import apsw
 
 from cellmesh.inbox.store import Gauges, Outcome, Store, Verdict
+from cellmesh.inbox.upkeep import Upkeep
 from cellmesh.protocol.messages import Checked
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Writer:
 
     def __init__(self, store: Store, on_death: Callable[[], None] = end_process) -> None:
         self._store = store
+        self._keeper = Upkeep(store)
         self._on_death = on_death
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
@@ -173,9 +175,11 @@ class Writer:
         connection = self._store.connection
         before = replace(self._store.gauges)
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            outcomes = self._store.append(items)
-            connection.execute("COMMIT")
+            outcomes = self._store.append_new(items)
+            if outcomes is None:
+                connection.execute("BEGIN IMMEDIATE")
+                outcomes = self._store.append(items)
+                connection.execute("COMMIT")
         except _SURVIVABLE as error:
             self._disk_was_full = isinstance(error, apsw.FullError)
             log.warning("a group of %d messages was rolled back: %s", len(items), error)
@@ -188,11 +192,12 @@ class Writer:
         if self._store.connection.in_transaction:
             self._store.connection.execute("ROLLBACK")
         self._store.restore(before)
+        self._keeper.restart()
 
     def _reclaim(self, size: int) -> None:
         before = replace(self._store.gauges)
         try:
-            self._store.reclaim(size)
+            self._keeper.reclaim(size)
         except _SURVIVABLE as error:
             log.debug("no room could be made: %s", error)
             self._rollback(before)
@@ -202,10 +207,10 @@ class Writer:
         before = replace(self._store.gauges)
         try:
             connection.execute("BEGIN IMMEDIATE")
-            more = self._store.upkeep()
+            more = self._keeper.step()
             connection.execute("COMMIT")
             before = replace(self._store.gauges)
-            self._store.shrink()
+            self._keeper.shrink()
         except _SURVIVABLE as error:
             # Expiry is tried again at the next interval; the deadline of a message stays what it is.
             log.warning("upkeep of the inbox was rolled back: %s", error)
