@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cellmesh.manifests import CellManifest, instance_environ, load
-from cellmesh.manifests.cells import quantity
+from cellmesh.manifests.quantities import quantity
 from cellmesh.manifests.schema import cell_schema
 from cellmesh.settings import Settings
 

@@ -41,6 +41,8 @@ class Plan:
     host: str
     #: Port to who wants it, and how to give it another one.
     ports: tuple[tuple[int, str, str], ...]
+    #: Cells with fields that have no effect on this machine, and these fields.
+    unused: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,14 @@ def make_plan(cells: Sequence[CellManifest], place: Place, environ: Mapping[str,
                     mesh=settings["CELLMESH_DISCOVERY_URL"],
                 )
             )
-    return Plan(discovery=discovery, cells=tuple(processes), host=place.host, ports=tuple(ports))
+    unused = tuple((cell.name if len(meshes) == 1 else f"{cell.namespace}/{cell.name}", cell.unused) for cell in cells)
+    return Plan(
+        discovery=discovery,
+        cells=tuple(processes),
+        host=place.host,
+        ports=tuple(ports),
+        unused=tuple((name, fields) for name, fields in unused if fields),
+    )
 
 
 def on_any_ports(cells: Sequence[CellManifest], place: Place) -> tuple[list[CellManifest], Place]:

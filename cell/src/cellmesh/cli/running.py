@@ -73,6 +73,9 @@ class RunningMesh:
         return ended[0] if isinstance(ended[0], int) else 0
 
     async def _live(self) -> int:
+        for cell, fields in self._plan.unused:
+            text = f"Cell {cell}: has an effect in a cluster only: {', '.join(fields)}"
+            self._reporter.mesh("unused", text, cell=cell, fields=list(fields))
         discovery = self._supervisor.start(self._plan.discovery)
         if await until_ready([discovery], START):
             self._reporter.mesh("failed", "discovery does not serve; its last lines are above")

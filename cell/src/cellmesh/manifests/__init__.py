@@ -2,6 +2,9 @@
 
 ``documents``  YAML from anywhere to plain data, with hostile YAML refused
 ``schema``     checks against the one schema of a Cell, and its defaults
+``rules``      the CEL rules of that schema in Python
+``quantities`` numbers with units, such as 512Mi
+``locally``    what of a Cell a machine without a cluster can do
 ``cells``      what is left of a manifest once it is right, and the environment of its instances
 """
 

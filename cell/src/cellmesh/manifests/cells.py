@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,9 @@ from typing import Any
 
 from cellmesh.errors import ManifestError
 from cellmesh.manifests.documents import Document, read_documents
+from cellmesh.manifests.locally import Variable, local_faults, unused_fields, variables
+from cellmesh.manifests.quantities import quantity
 from cellmesh.manifests.schema import faults, with_defaults
-
-_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +29,9 @@ class CellManifest:
     max_bytes: int
     history: int
     dedupe_window: int
-    env: tuple[tuple[str, str], ...]
+    env: tuple[Variable, ...]
+    unused: tuple[str, ...] = ()
+    """Fields of the manifest that have an effect in a cluster only, as paths."""
 
     @property
     def instances(self) -> list[str]:
@@ -54,24 +54,14 @@ def load(paths: Sequence[str], *, namespace: str = "default", check_ports: bool 
     documents, lines = read_documents(paths)
     cells: list[tuple[Document, CellManifest]] = []
     for document in documents:
-        found = faults(document.data)
+        found = faults(document.data) or local_faults(document.data)
         lines += [f"{document.where}: {fault}" for fault in found]
         if not found:
-            cells.append((document, _cell(with_defaults(document.data), namespace)))
+            cells.append((document, _cell(document.data, namespace)))
     lines += _collisions(cells, check_ports=check_ports)
     if lines:
         raise ManifestError("\n".join(lines))
     return [cell for _, cell in cells]
-
-
-def quantity(value: int | str) -> int:
-    """Return the bytes of a size that the schema has let through, such as 512Mi."""
-    if isinstance(value, int):
-        return value
-    match = re.fullmatch(r"(?P<number>[0-9]+)(?P<unit>[A-Za-z]*)", value)
-    if match is None or match["unit"] not in _UNITS:
-        raise ManifestError(f"{value!r} is no size; write for example 512Mi")
-    return int(match["number"]) * _UNITS[match["unit"]]
 
 
 def instance_environ(
@@ -82,8 +72,9 @@ def instance_environ(
     Settings without a value are there and empty, so that none is inherited from whoever starts the process.
     """
     instance = cell.instances[ordinal]
+    of_pod = {"metadata.name": instance, "metadata.namespace": cell.namespace}
     return {
-        **dict(cell.env),
+        **{variable.name: of_pod.get(variable.field, variable.value) for variable in cell.env},
         "CELLMESH_CELL_ID": cell.name,
         "CELLMESH_INSTANCE": instance,
         "CELLMESH_UID": "",
@@ -102,7 +93,8 @@ def instance_environ(
     }
 
 
-def _cell(data: dict[str, Any], namespace: str) -> CellManifest:
+def _cell(written: dict[str, Any], namespace: str) -> CellManifest:
+    data = with_defaults(written)
     spec, metadata = data["spec"], data["metadata"]
     mailbox = spec["mailbox"]
     return CellManifest(
@@ -114,10 +106,11 @@ def _cell(data: dict[str, Any], namespace: str) -> CellManifest:
         branch=spec["branch"],
         services=tuple(spec["services"]),
         max_messages=mailbox["maxMessages"],
-        max_bytes=quantity(mailbox["maxBytes"]),
+        max_bytes=int(quantity(mailbox["maxBytes"])),
         history=mailbox["history"],
         dedupe_window=mailbox["dedupeWindow"],
-        env=tuple((item["name"], item["value"]) for item in spec["env"]),
+        env=variables(spec["env"]),
+        unused=unused_fields(written.get("spec") or {}),
     )
 
 

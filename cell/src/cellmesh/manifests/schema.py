@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from importlib import resources
 from typing import Any
 
 import yaml
 from jsonschema import Draft202012Validator, ValidationError, validators
+
+from cellmesh.manifests.rules import RULES, is_transition
 
 API_VERSION = "cellmesh.dev/v1alpha1"
 #: What an API server puts into metadata besides the name; taken, so that `kubectl get -o yaml` can be piped in.
@@ -34,11 +36,6 @@ METADATA = {
     "selfLink",
     "uid",
 }
-#: The CEL rules of the schema in Python; a test holds that there is one for each.
-RULES: dict[str, Callable[[Any], bool]] = {
-    "!self.name.startsWith('CELLMESH_')": lambda item: not str(item.get("name", "")).startswith("CELLMESH_"),
-}
-
 Faults = Iterator[ValidationError]
 
 
@@ -46,7 +43,8 @@ Faults = Iterator[ValidationError]
 def cell_schema() -> dict[str, Any]:
     """Return the schema of a Cell, out of the CRD."""
     text = resources.files("cellmesh.protocol").joinpath("cells.cellmesh.dev.yaml").read_text("utf-8")
-    crd = yaml.safe_load(text)
+    # libyaml where PyYAML has it: the schema is long, and `cellmesh up` waits for it.
+    crd = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe
     (version,) = crd["spec"]["versions"]
     schema: dict[str, Any] = version["schema"]["openAPIV3Schema"]
     return schema
@@ -61,27 +59,50 @@ def faults(data: Any) -> list[str]:
         return [f"kind: {_shown(kind)} is not run here, only Cell; remove it" if kind else "kind: missing; write Cell"]
     if version != API_VERSION:
         return [f"apiVersion: {_shown(version) if version else 'missing'}; write {API_VERSION}"]
-    errors = sorted(
-        _validator().iter_errors(with_defaults(data)), key=lambda error: [str(step) for step in error.absolute_path]
-    )
-    return [*_metadata_faults(data.get("metadata")), *(f"{_path(error)}: {_say(error)}" for error in errors)]
+    whole = with_defaults(data)
+    lines = list(_metadata_faults(data.get("metadata")))
+    errors = [*_validator().iter_errors(whole)]
+    if not errors and not lines:
+        # As on an API server: rules rely on what has been checked before.
+        errors = list(_rule_faults(whole, cell_schema(), ()))
+    errors.sort(key=lambda error: [str(step) for step in error.absolute_path])
+    return [*lines, *(f"{_path(error)}: {_say(error)}" for error in errors)]
 
 
 def with_defaults(data: Any, schema: dict[str, Any] | None = None) -> Any:
     """Return a copy of an object with the schema's defaults filled in, as an API server does it.
 
-    What is written as null and has a default counts as absent there.
+    What is written as null counts as absent there, for no field of a Cell may be null.
     """
     schema = cell_schema() if schema is None else schema
     if isinstance(data, dict):
-        properties = schema.get("properties", {})
+        parts = _Parts(schema)
+        given = {name: value for name, value in data.items() if value is not None or name not in parts}
         missing = {
-            name: part["default"] for name, part in properties.items() if "default" in part and data.get(name) is None
+            name: part["default"]
+            for name, part in schema.get("properties", {}).items()
+            if "default" in part and name not in given
         }
-        return {name: with_defaults(value, properties.get(name, {})) for name, value in {**data, **missing}.items()}
+        return {name: with_defaults(value, parts.get(name)) for name, value in {**given, **missing}.items()}
     if isinstance(data, list):
         return [with_defaults(item, schema.get("items", {})) for item in data]
     return data
+
+
+class _Parts:
+    """The schemas of what an object holds, by name: its properties, or one for all entries of a map."""
+
+    def __init__(self, schema: dict[str, Any]) -> None:
+        self._properties: dict[str, Any] = schema.get("properties", {})
+        self._others: dict[str, Any] | None = schema.get("additionalProperties")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._properties or self._others is not None
+
+    def get(self, name: str) -> dict[str, Any]:
+        """Return the schema of an entry; empty where there is none."""
+        part: dict[str, Any] = self._properties.get(name, self._others or {})
+        return part
 
 
 @cache
@@ -96,7 +117,6 @@ def _validator() -> Any:
         "properties": _properties,
         "x-kubernetes-int-or-string": _int_or_string,
         "x-kubernetes-list-type": _list_type,
-        "x-kubernetes-validations": _validations,
     }
     extended: Any = validators.extend(Draft202012Validator, keywords, type_checker=checker)  # type: ignore[no-untyped-call]
     return extended(cell_schema())
@@ -150,14 +170,19 @@ def _list_type(validator: Any, kind: str, value: Any, schema: dict[str, Any]) ->
         seen.add(identity)
 
 
-def _validations(_: Any, rules: list[dict[str, str]], value: Any, __: Any) -> Faults:
-    if not isinstance(value, dict):
-        return
-    for rule in rules:
-        if not RULES[rule["rule"]](value):
-            fault = ValidationError(rule["message"])
-            fault.path.extend(step for step in rule.get("fieldPath", "").split(".") if step)
-            yield fault
+def _rule_faults(value: Any, schema: dict[str, Any], path: tuple[str | int, ...]) -> Faults:
+    """Evaluate the rules of a value and of all that it holds."""
+    for rule in schema.get("x-kubernetes-validations", []):
+        if not is_transition(rule["rule"]) and not RULES[rule["rule"]](value):
+            below = [step for step in rule.get("fieldPath", "").split(".") if step]
+            yield ValidationError(rule["message"], path=[*path, *below])
+    if isinstance(value, dict):
+        parts = _Parts(schema)
+        for name, item in value.items():
+            yield from _rule_faults(item, parts.get(name), (*path, name))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _rule_faults(item, schema.get("items", {}), (*path, index))
 
 
 def _metadata_faults(metadata: Any) -> Iterator[str]:
@@ -165,7 +190,7 @@ def _metadata_faults(metadata: Any) -> Iterator[str]:
     if not isinstance(metadata, dict):
         yield f"metadata: must be an object with a name, not {_name(metadata)}"
         return
-    if "name" not in metadata:
+    if metadata.get("name") in {None, ""}:
         yield "metadata.name: missing; give the cell a name"
     for name in metadata:
         if name not in METADATA | {"name"}:
@@ -204,11 +229,17 @@ def _say(error: ValidationError) -> str:
         case "maximum":
             return f"{_shown(value)} is greater than the maximum of {limit}"
         case "minLength":
-            return "must not be empty"
+            return "must not be empty" if limit == 1 else f"must be at least {limit} characters long"
         case "maxLength":
             return f"{len(value)} characters long; at most {limit} are allowed"
         case "maxItems":
             return f"{len(value)} entries; at most {limit} are allowed"
+        case "minItems":
+            return f"{len(value)} entries; at least {limit} must be given"
+        case "maxProperties":
+            return f"{len(value)} entries; at most {limit} are allowed"
+        case "enum":
+            return f"{_shown(value)} must be one of {', '.join(map(_shown, limit))}"
         case "required":
             missing = [name for name in limit if name not in value]
             return f"{', '.join(missing)}: missing"
