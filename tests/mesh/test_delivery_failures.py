@@ -151,8 +151,8 @@ def test_after_an_answer_that_proves_nothing_stored_another_instance_is_tried(
 @pytest.mark.parametrize(
     ("status", "maybe"),
     [
-        *[(status, False) for status in (400, 403, 409, 413, 422, 429, 507)],
-        *[(status, True) for status in (500, 502, 503)],
+        *[(status, False) for status in (400, 403, 409, 413, 422, 429, 499, 507)],
+        *[(status, True) for status in (500, 502, 503, 599)],
     ],
 )
 def test_a_targets_refusal_is_passed_on_as_its_own(

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
 
 from cellmesh.api.app import build
+from cellmesh.api.exchange import Guard
 from cellmesh.service.cell import Cell as Service
 from cellmesh.service.cell import open_inbox
 from cellmesh.settings import Settings
@@ -35,7 +36,7 @@ async def document() -> dict[str, Any]:
         chosen = Settings(cell_id="pure", data_dir=Path(directory))
         one = Service(chosen, open_inbox(chosen))
         try:
-            return dict(build(one, hot_path=False).openapi())
+            return dict(build(one, Guard(one.settings)).openapi())
         finally:
             await one.close()
 

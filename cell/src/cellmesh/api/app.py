@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from cellmesh import __version__
 from cellmesh.api import openapi
 from cellmesh.api.exchange import Disconnected, Guard, Receive, Scope, Send, answer, write
-from cellmesh.api.hot_path import handlers
+from cellmesh.api.hot_path import endpoints
 from cellmesh.api.metrics import Metrics
 from cellmesh.protocol.fields import MAX_ID, Name
 from cellmesh.protocol.messages import CellMessage, LegacyMessage, SendRequest, encode
@@ -26,9 +26,10 @@ from cellmesh.protocol.receipts import (
     MessagePage,
     MessageWithHistory,
     Receipt,
+    SendErrorBody,
 )
 from cellmesh.service.cell import Cell
-from cellmesh.service.reply import Handler, Reply, refuse
+from cellmesh.service.reply import Endpoint, Reply, refuse
 
 __all__ = ["Name", "build"]
 
@@ -40,15 +41,16 @@ _OBJECT = {"type": "object"}
 
 
 class GuardMiddleware:
-    """ASGI middleware: refuses requests from where none should come, on every endpoint."""
+    """ASGI middleware: refuses requests from where none should come, except where the endpoint itself does."""
 
-    def __init__(self, app: Any, guard: Guard) -> None:
+    def __init__(self, app: Any, guard: Guard, itself: frozenset[str]) -> None:
         self._app = app
         self._guard = guard
+        self._itself = itself
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request pass or refuse it (ASGI)."""
-        if scope["type"] == "http":
+        if scope["type"] == "http" and not (scope["method"] == "POST" and scope["path"] in self._itself):
             problem = self._guard.refuse_origin(scope["headers"])
             if problem is not None:
                 await write(refuse(problem), send)
@@ -73,7 +75,7 @@ def build(cell: Cell, guard: Guard) -> FastAPI:
     _add_reading(app, cell)
     _add_operations(app, cell)
     openapi.describe(app)
-    app.add_middleware(cast("Any", GuardMiddleware), guard=guard)
+    app.add_middleware(cast("Any", GuardMiddleware), guard=guard, itself=frozenset(endpoints(cell)))
     return app
 
 
@@ -115,13 +117,13 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _add_messages(app: FastAPI, cell: Cell, guard: Guard) -> None:
-    hot = handlers(cell)
+    hot = endpoints(cell)
 
-    def route(handler: Handler, limit: int) -> Callable[[Request], Awaitable[Response]]:
+    def route(asked: Endpoint) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             cell.in_flight += 1
             try:
-                return _response(await answer(guard, limit, handler, request.scope, request.receive))
+                return _response(await answer(guard, asked, request.scope, request.receive))
             except Disconnected:
                 return Response(status_code=400)
             finally:
@@ -129,12 +131,12 @@ def _add_messages(app: FastAPI, cell: Cell, guard: Guard) -> None:
 
         return endpoint
 
-    def add(path: str, handler: Handler, limit: int, **documentation: Any) -> None:
-        app.add_api_route(path, route(handler, limit), methods=["POST"], tags=["messages"], **documentation)
+    def add(path: str, asked: Endpoint, **documentation: Any) -> None:
+        app.add_api_route(path, route(asked), methods=["POST"], tags=["messages"], **documentation)
 
     add(
         "/message",
-        *hot["/message"],
+        hot["/message"],
         summary="Receive a message",
         description="Takes the current form, or the legacy one (`content` and no `payload`). "
         "200 says that the message is in the inbox, on disk; a repeat says `duplicate`.",
@@ -143,15 +145,14 @@ def _add_messages(app: FastAPI, cell: Cell, guard: Guard) -> None:
     )
     add(
         "/message/legacy",
-        cell.receiver.legacy,
-        cell.settings.max_body,
+        Endpoint(cell.receiver.legacy, cell.settings.max_body, refuse),
         summary="Receive a message in the legacy form",
         responses=openapi.responses(openapi.ref(LegacyReceipt), *openapi.RECEIVE),
         openapi_extra=openapi.body(openapi.ref(LegacyMessage)),
     )
     add(
         "/message/batch",
-        *hot["/message/batch"],
+        hot["/message/batch"],
         summary="Receive several messages",
         description="One outcome per message, in order; a bad message does not fail the others.",
         responses=openapi.responses({"type": "array", "items": openapi.ref(BatchItem)}, *openapi.RECEIVE),
@@ -166,11 +167,11 @@ def _add_messages(app: FastAPI, cell: Cell, guard: Guard) -> None:
     )
     add(
         "/send",
-        *hot["/send"],
+        hot["/send"],
         summary="Send a message to another cell",
         description="Finds the cell through discovery and answers once it has acknowledged. "
         "Every error says whether the message may have been delivered.",
-        responses=openapi.responses(openapi.ref(Delivered), *openapi.SEND),
+        responses=openapi.responses(openapi.ref(Delivered), *openapi.SEND, errors=SendErrorBody),
         openapi_extra=openapi.body(openapi.ref(SendRequest)),
     )
 

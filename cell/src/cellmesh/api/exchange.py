@@ -8,7 +8,7 @@ from typing import Any
 
 from cellmesh.protocol.guard import check_json, check_origin
 from cellmesh.protocol.problems import Problem
-from cellmesh.service.reply import Handler, Reply, failure, refuse
+from cellmesh.service.reply import Endpoint, Reply, failure
 from cellmesh.settings import Settings
 
 Scope = MutableMapping[str, Any]
@@ -69,13 +69,12 @@ class Guard:
         return check_origin(host, origin, self.hosts, self.origins)
 
 
-async def answer(guard: Guard, limit: int, handler: Handler, scope: Scope, receive: Receive) -> Reply:
-    """Check a request, read its body and return the reply of its handler.
+async def answer(guard: Guard, endpoint: Endpoint, scope: Scope, receive: Receive) -> Reply:
+    """Check a request, read its body and return the endpoint's reply.
 
     Args:
         guard: the checks on headers.
-        limit: longest body, bytes.
-        handler: takes the body.
+        endpoint: what is asked.
         scope: the ASGI scope.
         receive: the ASGI channel the body comes from.
 
@@ -85,22 +84,22 @@ async def answer(guard: Guard, limit: int, handler: Handler, scope: Scope, recei
     """
     problem = headers_problem(guard, scope["headers"])
     if problem is not None:
-        return refuse(problem)
+        return endpoint.refuse(problem)
     length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-    if int(length) > limit:
-        return refuse(_too_large(limit))
+    if int(length) > endpoint.limit:
+        return endpoint.refuse(_too_large(endpoint.limit))
     message = await _next(receive)
     body = message.get("body", b"")
     if message.get("more_body"):
         try:
             async with asyncio.timeout(BODY_TIMEOUT):
-                body = await _rest(body, limit, receive)
+                body = await _rest(body, endpoint.limit, receive)
         except TimeoutError:
-            return refuse(late_body())
+            return endpoint.refuse(late_body())
         except Problem as too_large:
-            return refuse(too_large)
-    elif len(body) > limit:
-        return refuse(_too_large(limit))
+            return endpoint.refuse(too_large)
+    elif len(body) > endpoint.limit:
+        return endpoint.refuse(_too_large(endpoint.limit))
     replied: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
     def reply(value: Reply) -> None:
@@ -108,7 +107,7 @@ async def answer(guard: Guard, limit: int, handler: Handler, scope: Scope, recei
             replied.set_result(value)
 
     try:
-        handler(body, reply)
+        endpoint.handler(body, reply)
         return await replied
     except Exception as error:
         return failure(f"{scope['method']} {scope['path']}", error)

@@ -11,34 +11,31 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import http
 from collections.abc import Callable
 from typing import Any, cast
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from cellmesh.api import exchange as exchanges
 from cellmesh.api.exchange import Guard, headers_problem, late_body
 from cellmesh.service.cell import Cell
-from cellmesh.service.reply import Handler, Reply, failure, refuse
+from cellmesh.service.reply import Endpoint, Reply, failure, refuse
 
 #: A request with one of these headers is not in the ordinary form.
 _UNUSUAL = frozenset({b"transfer-encoding", b"upgrade"})
-_STATUS_LINES = {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n".encode()
-    for status in http.HTTPStatus
-}
+#: Of every status that an answer passed on may have, also of those without a name.
+_HEADS = {status: STATUS_LINE[status] + b"content-type: application/json\r\n" for status in STATUS_LINE}
 
 
-def handlers(cell: Cell) -> dict[str, tuple[Handler, int]]:
-    """Return the endpoints of the hot path: path to handler and longest body."""
+def endpoints(cell: Cell) -> dict[str, Endpoint]:
+    """Return the endpoints of the hot path by their paths."""
     settings = cell.settings
     return {
-        "/message": (cell.receiver.message, settings.max_body),
-        "/message/batch": (cell.receiver.batch, max(settings.max_batch_bytes, settings.max_body + 2)),
-        "/send": (cell.sender.send, settings.max_body),
+        "/message": Endpoint(cell.receiver.message, settings.max_body, refuse),
+        "/message/batch": Endpoint(cell.receiver.batch, max(settings.max_batch_bytes, settings.max_body + 2), refuse),
+        "/send": Endpoint(cell.sender.send, settings.max_body, cell.sender.refuse),
     }
 
 
@@ -52,18 +49,16 @@ class _Nobody:
 class _Exchange:
     """One hot request and its answer. To uvicorn it looks like one of its own cycles."""
 
-    __slots__ = ("disconnected", "handler", "headers", "keep_alive", "left", "parts", "path", "response_complete")
+    __slots__ = ("disconnected", "endpoint", "headers", "keep_alive", "parts", "path", "response_complete")
 
     message_event = _Nobody()
 
     def __init__(
-        self, path: bytes, handler: Handler, headers: list[tuple[bytes, bytes]], length: int, *, keep_alive: bool
+        self, path: bytes, endpoint: Endpoint, headers: list[tuple[bytes, bytes]], *, keep_alive: bool
     ) -> None:
         self.path = path
-        self.handler = handler
+        self.endpoint = endpoint
         self.headers = headers
-        #: Bytes of the body that have not come yet.
-        self.left = length
         self.parts: list[bytes] = []
         self.keep_alive = keep_alive
         self.disconnected = False
@@ -94,7 +89,7 @@ class HotProtocol(HttpToolsProtocol):
         guard: Guard,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._hot = {path.encode(): found for path, found in handlers(cell).items()}
+        self._hot = {path.encode(): endpoint for path, endpoint in endpoints(cell).items()}
         self._cell = cell
         self._guard = guard
         #: The hot request whose body is coming in.
@@ -133,7 +128,6 @@ class HotProtocol(HttpToolsProtocol):
             super().on_body(body)
             return
         exchange.parts.append(body)
-        exchange.left -= len(body)
 
     def on_message_complete(self) -> None:
         """Answer a request that is complete (httptools)."""
@@ -149,10 +143,10 @@ class HotProtocol(HttpToolsProtocol):
         answer = functools.partial(self._answer, exchange)
         problem = headers_problem(self._guard, exchange.headers)
         if problem is not None:
-            answer(refuse(problem))
+            answer(exchange.endpoint.refuse(problem))
             return
         try:
-            exchange.handler(parts[0] if len(parts) == 1 else b"".join(parts), answer)
+            exchange.endpoint.handler(parts[0] if len(parts) == 1 else b"".join(parts), answer)
         except Exception as error:
             answer(failure(f"POST {exchange.path.decode()}", error))
 
@@ -163,8 +157,8 @@ class HotProtocol(HttpToolsProtocol):
 
     def _hot_exchange(self) -> _Exchange | None:
         """Return the exchange of a request that can be answered here, or None."""
-        found = self._hot.get(self.url)
-        if found is None or self.parser.get_method() != b"POST" or self.expect_100_continue:
+        endpoint = self._hot.get(self.url)
+        if endpoint is None or self.parser.get_method() != b"POST" or self.expect_100_continue:
             return None
         if self._busy():
             return None
@@ -174,10 +168,10 @@ class HotProtocol(HttpToolsProtocol):
                 length = int(value)
             elif name in _UNUSUAL:
                 return None
-        if not 0 <= length <= found[1]:
+        if not 0 <= length <= endpoint.limit:
             return None
         keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
-        return _Exchange(self.url, found[0], self.headers, length, keep_alive=keep_alive)
+        return _Exchange(self.url, endpoint, self.headers, keep_alive=keep_alive)
 
     def _busy(self) -> bool:
         before = cast("RequestResponseCycle | None", self.cycle)
@@ -191,7 +185,7 @@ class HotProtocol(HttpToolsProtocol):
 
     def _body_is_late(self, exchange: _Exchange) -> None:
         self._cell.in_flight += 1
-        self._answer(exchange, refuse(late_body()))
+        self._answer(exchange, exchange.endpoint.refuse(late_body()))
 
     def _answer(self, exchange: _Exchange, reply: Reply) -> None:
         """Write the answer of a hot request, once."""
@@ -202,7 +196,7 @@ class HotProtocol(HttpToolsProtocol):
         transport = self.transport
         if transport.is_closing():
             return
-        lines = [_STATUS_LINES[reply.status]]
+        lines = [_HEADS[reply.status]]
         for name, value in self.server_state.default_headers:
             lines += (name, b": ", value, b"\r\n")
         for name, value in reply.headers:

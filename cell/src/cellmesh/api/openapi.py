@@ -17,12 +17,13 @@ from cellmesh.protocol.receipts import (
     MessagePage,
     MessageWithHistory,
     Receipt,
+    SendErrorBody,
     components,
 )
 
 _TYPES: list[Any] = [
     CellMessage, LegacyMessage, SendRequest, Receipt, LegacyReceipt, BatchItem, Delivered, MessagePage,
-    MessageWithHistory, ErrorBody,
+    MessageWithHistory, ErrorBody, SendErrorBody,
 ]  # fmt: skip
 
 
@@ -41,14 +42,16 @@ def body(schema: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content(schema)}}
 
 
-def responses(success: dict[str, Any], *codes: str, description: str = "Success") -> dict[int | str, dict[str, Any]]:
+def responses(
+    success: dict[str, Any], *codes: str, description: str = "Success", errors: type = ErrorBody
+) -> dict[int | str, dict[str, Any]]:
     """Return the answers of an endpoint: one success and the errors of these codes."""
     answers: dict[int | str, dict[str, Any]] = {200: {"description": description, "content": content(success)}}
     by_status: dict[int, list[str]] = {}
     for code in ("forbidden_host", "forbidden_origin", *codes):
         by_status.setdefault(CODES[code], []).append(code)
     for status, names in sorted(by_status.items()):
-        answers[status] = {"description": ", ".join(names), "content": content(ref(ErrorBody))}
+        answers[status] = {"description": ", ".join(names), "content": content(ref(errors))}
     return answers
 
 

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Raw
 
 from cellmesh.protocol.fields import Priority
+from cellmesh.protocol.problems import ErrorBody
 
 Durability = Literal["volume", "ephemeral"]
 #: States of a message in an inbox, in the order of their stored numbers.
@@ -53,6 +54,21 @@ class Delivered(msgspec.Struct):
     target_url: str
     response: Raw
     timestamp: str
+
+
+class SendErrorBody(ErrorBody, omit_defaults=True, kw_only=True):
+    """The JSON body of every error of ``POST /send``: enough to send again safely, with the same ``message_id``.
+
+    ``origin`` says who found the fault; ``maybe_delivered`` whether the receiver may have the message.
+    """
+
+    message_id: str | None
+    to_cell: str | None
+    origin: Literal["self", "target"]
+    maybe_delivered: bool
+    target_url: str | None = None
+    available_cells: list[str] | None = None
+    response: Any = None
 
 
 class StoredMessage(msgspec.Struct, omit_defaults=True, kw_only=True):

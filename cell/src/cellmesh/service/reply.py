@@ -30,6 +30,14 @@ Answer = Callable[[Reply], None]
 Handler = Callable[[bytes, Answer], None]
 
 
+class Endpoint(NamedTuple):
+    """An endpoint that takes messages: what answers it, its longest body in bytes, and how it says a problem."""
+
+    handler: Handler
+    limit: int
+    refuse: Callable[[Problem], Reply]
+
+
 def refuse(problem: Problem) -> Reply:
     """Return the reply that says a problem."""
     return Reply(problem.http_status, encode(problem.body()), tuple(problem.headers()))

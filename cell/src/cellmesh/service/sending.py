@@ -8,16 +8,13 @@ only, because only that one recognises it when it comes again.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
-import msgspec
 from msgspec import Raw
 
 from cellmesh.discovery.directory import Directory, Entry
 from cellmesh.inbox.clock import SteadyClock, iso
 from cellmesh.protocol.fields import DEFAULT_TTL
 from cellmesh.protocol.messages import (
-    DEFAULT_TIMEOUT,
     CellMessage,
     Identity,
     SendRequest,
@@ -28,53 +25,17 @@ from cellmesh.protocol.peers import Peer
 from cellmesh.protocol.problems import Problem
 from cellmesh.protocol.receipts import Delivered
 from cellmesh.service.counters import Counters
+from cellmesh.service.letters import Letter, failed, not_begun, out_of_time, target_problem
 from cellmesh.service.receiving import new_id
-from cellmesh.service.reply import Answer, Headers, Reply, failure
+from cellmesh.service.reply import Answer, Reply, failure
 from cellmesh.service.routing import Meaning, read_answer, rendezvous
 from cellmesh.transport.http1 import Lost, NotSent
 from cellmesh.transport.link import Link, Receipt
 
 #: How often a message is sent again after an answer was lost.
 RESENDS = 1
-MIN_PAUSE = 0.05
 MAX_PAUSE = 0.5
 LINK_IDLE_SECONDS = 60.0
-
-
-class _Letter:
-    """One message on its way, and what is known of it so far."""
-
-    __slots__ = (
-        "deadline",
-        "full",
-        "last",
-        "lost",
-        "message",
-        "pause",
-        "peer",
-        "pinned",
-        "placed",
-        "request",
-        "started",
-        "url",
-    )
-
-    def __init__(self, request: SendRequest, message: CellMessage, now: float) -> None:
-        self.request = request
-        self.message = message
-        self.started = now
-        self.deadline = now + (request.timeout or DEFAULT_TIMEOUT)
-        #: Whether the instance is chosen by the message, so that a retry of the caller finds it again.
-        self.placed = request.message_id or request.conversation_id
-        #: The instance that may have it; no other may be tried.
-        self.pinned: str | None = None
-        self.lost = 0
-        #: Instances that had no room.
-        self.full: set[str] = set()
-        self.last: Receipt | None = None
-        self.peer: Peer | None = None
-        self.url: str | None = None
-        self.pause = MIN_PAUSE
 
 
 class Sender:
@@ -131,14 +92,18 @@ class Sender:
                 raise Problem("draining", "this instance is stopping; ask another one", retry_after=1)
             request = decode_send(body)
         except Problem as problem:
-            return self._undecoded(body, problem)
-        letter = _Letter(request, self._message(request), self._loop.time())
+            return self._failed(not_begun(problem, body), problem)
+        letter = Letter(request, self._message(request), self._loop.time())
         try:
             reply = await self._deliver(letter)
         except Problem as problem:
-            return self._failed(letter, problem)
+            return self._failed(failed(letter, problem), problem)
         self._counters.sent["delivered"] += 1
         return reply
+
+    def refuse(self, problem: Problem) -> Reply:
+        """Return the answer to a ``POST /send`` whose body is not even read."""
+        return self._failed(not_begun(problem), problem)
 
     def close(self) -> None:
         """Close all links; what is still under way ends with them."""
@@ -179,7 +144,7 @@ class Sender:
             to_namespace=self._here.namespace,
         )
 
-    async def _deliver(self, letter: _Letter) -> Reply:
+    async def _deliver(self, letter: Letter) -> Reply:
         while True:
             entry = self._directory.entry(letter.request.to_cell)
             peer = self._choose(letter, entry)
@@ -194,7 +159,7 @@ class Sender:
                 await self._refused(letter, entry, peer, receipt, meaning)
             self._counters.retries += 1
 
-    def _choose(self, letter: _Letter, entry: Entry) -> Peer | None:
+    def _choose(self, letter: Letter, entry: Entry) -> Peer | None:
         """Return the instance to try next, or None if there is none now."""
         peers = entry.peers
         if letter.request.to_instance is not None:
@@ -204,7 +169,7 @@ class Sender:
         elif letter.full:
             peers = [peer for peer in peers if peer.key not in letter.full]
             if not peers and letter.last is not None:
-                raise self._target_problem(letter, letter.last)
+                raise target_problem(letter, letter.last)
         if len(peers) > 1:
             peers = entry.trusted(peers)
         if not peers or (len(peers) == 1 and letter.peer is not None and entry.doubted(peers[0])):
@@ -216,7 +181,7 @@ class Sender:
         self._turn += 1
         return peers[self._turn % len(peers)]
 
-    async def _wait_for_peer(self, letter: _Letter, entry: Entry) -> None:
+    async def _wait_for_peer(self, letter: Letter, entry: Entry) -> None:
         """Wait until a suitable instance may be there; say why not when there can be none."""
         if not entry.answered and entry.problem:
             raise Problem(
@@ -229,7 +194,7 @@ class Sender:
             raise self._unknown(letter, entry)
         left = letter.deadline - self._loop.time()
         if left <= 0:
-            raise self._out_of_time(letter)
+            raise out_of_time(letter, self._loop.time())
         if entry.peers and letter.peer is not None:
             await entry.changed(min(left, letter.pause))
             letter.pause = min(letter.pause * 2, MAX_PAUSE)
@@ -237,7 +202,7 @@ class Sender:
         else:
             await entry.changed(min(left, 1.0))
 
-    async def _attempt(self, letter: _Letter, entry: Entry, peer: Peer) -> Receipt | None:
+    async def _attempt(self, letter: Letter, entry: Entry, peer: Peer) -> Receipt | None:
         """Send the message to an instance; None if no answer came and another attempt makes sense."""
         message = letter.message
         message.to_instance = peer.instance
@@ -247,7 +212,7 @@ class Sender:
         if letter.peer is not None and ttl:
             message.ttl_remaining = round(ttl - (now - letter.started), 3)
             if message.ttl_remaining <= 0:
-                raise self._out_of_time(letter)
+                raise out_of_time(letter, self._loop.time())
         letter.peer = peer
         link = self._link(peer)
         letter.url = link.url
@@ -258,7 +223,7 @@ class Sender:
         except TimeoutError:
             if ticket.sent:
                 letter.pinned = peer.key
-            raise self._out_of_time(letter) from None
+            raise out_of_time(letter, self._loop.time()) from None
         except NotSent as error:
             await self._unreachable(letter, entry, peer, str(error))
             return None
@@ -278,28 +243,28 @@ class Sender:
             timer.cancel()
         return receipt
 
-    async def _unreachable(self, letter: _Letter, entry: Entry, peer: Peer, why: str) -> None:
+    async def _unreachable(self, letter: Letter, entry: Entry, peer: Peer, why: str) -> None:
         letter.last = Receipt(0, why.encode())
         entry.doubt(peer)
         await self._directory.refresh(entry)
         if self._loop.time() >= letter.deadline:
-            raise self._out_of_time(letter)
+            raise out_of_time(letter, self._loop.time())
 
-    async def _refused(self, letter: _Letter, entry: Entry, peer: Peer, receipt: Receipt, meaning: Meaning) -> None:
+    async def _refused(self, letter: Letter, entry: Entry, peer: Peer, receipt: Receipt, meaning: Meaning) -> None:
         """Return if another attempt makes sense; otherwise raise the answer to the caller."""
         letter.last = receipt
         if meaning is Meaning.MISDIRECTED or meaning is Meaning.DRAINING:
             entry.doubt(peer)
             await self._directory.refresh(entry)
             if self._loop.time() >= letter.deadline:
-                raise self._out_of_time(letter)
+                raise out_of_time(letter, self._loop.time())
             return
         if meaning is Meaning.FULL:
             # A repeat would have been recognised even by a full inbox: it is certain that nothing is stored.
             letter.pinned = None
             letter.full.add(peer.key)
             return
-        raise self._target_problem(letter, receipt)
+        raise target_problem(letter, receipt)
 
     def _link(self, peer: Peer) -> Link:
         address = (peer.host, peer.port)
@@ -308,7 +273,7 @@ class Sender:
             link = self._links[address] = Link(peer, *self._link_limits)
         return link
 
-    def _delivered(self, letter: _Letter, receipt: Receipt) -> Reply:
+    def _delivered(self, letter: Letter, receipt: Receipt) -> Reply:
         message = letter.message
         return Reply(
             200,
@@ -324,7 +289,7 @@ class Sender:
             ),
         )
 
-    def _unknown(self, letter: _Letter, entry: Entry) -> Problem:
+    def _unknown(self, letter: Letter, entry: Entry) -> Problem:
         if not self._directory.url:
             return Problem("discovery_unavailable", "this cell has no discovery; set CELLMESH_DISCOVERY_URL")
         return Problem(
@@ -335,87 +300,11 @@ class Sender:
             extra={"available_cells": entry.available},
         )
 
-    def _out_of_time(self, letter: _Letter) -> Problem:
-        waited = f"within {self._loop.time() - letter.started:.1f} s"
-        last = letter.last
-        if letter.pinned is not None:
-            return Problem("timeout", f"no answer from {letter.url} {waited}; it may have the message")
-        if last is not None and last.status == 0:
-            return Problem("unreachable", f"{letter.url}: {last.body.decode()} ({waited})", retry_after=1)
-        if letter.peer is None or last is not None:
-            return Problem(
-                "no_ready_instance",
-                f"to_cell: no instance of {letter.request.to_cell!r} is ready {waited}",
-                field="to_cell",
-                retry_after=1,
-            )
-        return Problem("timeout", f"the message did not get its turn for {letter.url} {waited}", retry_after=1)
-
-    def _target_problem(self, letter: _Letter, receipt: Receipt) -> Problem:
-        """Return the problem that passes a target's refusal on, with the target's own status."""
-        _, code, error = read_answer(receipt.status, receipt.body)
-        return _TargetProblem(receipt, code, error or f"{letter.url} answered {receipt.status}")
-
-    def _failed(self, letter: _Letter, problem: Problem) -> Reply:
-        """Return the answer to a failed send: what happened, where, and whether it may have arrived."""
+    def _failed(self, reply: Reply, problem: Problem) -> Reply:
         self._counters.sent[problem.code] += 1
-        status, headers = problem.http_status, tuple(problem.headers())
-        maybe, origin = letter.pinned is not None, "self"
-        body = problem.body()
-        if isinstance(problem, _TargetProblem):
-            receipt, origin = problem.receipt, "target"
-            status = receipt.status if 400 <= receipt.status < 600 else 502
-            maybe = maybe or (not 400 <= receipt.status < 500 and receipt.status != 507)
-            headers = ((b"retry-after", receipt.retry_after.encode("latin-1")),) if receipt.retry_after else ()
-            response = _json_object(receipt.body)
-            if response is not None:
-                body["response"] = response
-                if status == 429 and "retry_after" not in body and not headers:
-                    headers = ((b"retry-after", b"1"),)
-        body |= {
-            "message_id": letter.message.message_id,
-            "to_cell": letter.request.to_cell,
-            "origin": origin,
-            "maybe_delivered": maybe,
-        }
-        if letter.url is not None:
-            body["target_url"] = letter.url
-        return Reply(status, encode(body), headers)
-
-    def _undecoded(self, body: bytes, problem: Problem) -> Reply:
-        self._counters.sent[problem.code] += 1
-        answer = problem.body() | {"message_id": None, "to_cell": None, "origin": "self", "maybe_delivered": False}
-        for name, value in (_json_object(body) or {}).items():
-            if name in {"message_id", "to_cell"} and isinstance(value, str):
-                answer[name] = value[:256]
-        return Reply(problem.http_status, encode(answer), tuple(problem.headers()))
-
-
-class _TargetProblem(Problem):
-    """A refusal of the target, passed on."""
-
-    def __init__(self, receipt: Receipt, code: str, error: str) -> None:
-        super().__init__("target_error", error)
-        self.receipt = receipt
-        if code:
-            self.code = code
-
-    @property
-    def http_status(self) -> int:
-        return self.receipt.status
+        return reply
 
 
 def _expire(future: asyncio.Future[Receipt]) -> None:
     if not future.done():
         future.set_exception(TimeoutError())
-
-
-def _json_object(text: bytes) -> dict[str, Any] | None:
-    try:
-        value = msgspec.json.decode(text)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-__all__ = ["Headers", "Sender"]

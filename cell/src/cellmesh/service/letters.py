@@ -1,0 +1,135 @@
+"""One message on its way, and what is said when it does not arrive."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from cellmesh.protocol.messages import DEFAULT_TIMEOUT, CellMessage, SendRequest, encode
+from cellmesh.protocol.peers import Peer
+from cellmesh.protocol.problems import Problem
+from cellmesh.service.reply import Reply
+from cellmesh.service.routing import read_answer
+from cellmesh.transport.link import Receipt
+
+#: Pause before the first retry, seconds; it doubles from there.
+MIN_PAUSE = 0.05
+
+
+class Letter:
+    """One message on its way, and what is known of it so far."""
+
+    __slots__ = (
+        "deadline",
+        "full",
+        "last",
+        "lost",
+        "message",
+        "pause",
+        "peer",
+        "pinned",
+        "placed",
+        "request",
+        "started",
+        "url",
+    )
+
+    def __init__(self, request: SendRequest, message: CellMessage, now: float) -> None:
+        self.request = request
+        self.message = message
+        self.started = now
+        self.deadline = now + (request.timeout or DEFAULT_TIMEOUT)
+        #: Whether the instance is chosen by the message, so that a retry of the caller finds it again.
+        self.placed = request.message_id or request.conversation_id
+        #: The instance that may have it; no other may be tried.
+        self.pinned: str | None = None
+        self.lost = 0
+        #: Instances that had no room.
+        self.full: set[str] = set()
+        self.last: Receipt | None = None
+        self.peer: Peer | None = None
+        self.url: str | None = None
+        self.pause = MIN_PAUSE
+
+
+def out_of_time(letter: Letter, now: float) -> Problem:
+    """Return the problem of a message whose time is over: what it was waiting for, and whether it may be there."""
+    waited = f"within {now - letter.started:.1f} s"
+    last = letter.last
+    if letter.pinned is not None:
+        return Problem("timeout", f"no answer from {letter.url} {waited}; it may have the message")
+    if last is not None and last.status == 0:
+        return Problem("unreachable", f"{letter.url}: {last.body.decode()} ({waited})", retry_after=1)
+    if letter.peer is None or last is not None:
+        return Problem(
+            "no_ready_instance",
+            f"to_cell: no instance of {letter.request.to_cell!r} is ready {waited}",
+            field="to_cell",
+            retry_after=1,
+        )
+    return Problem("timeout", f"the message did not get its turn for {letter.url} {waited}", retry_after=1)
+
+
+def target_problem(letter: Letter, receipt: Receipt) -> Problem:
+    """Return the problem that passes a target's refusal on, with the target's own status."""
+    _, code, error = read_answer(receipt.status, receipt.body)
+    return TargetProblem(receipt, code, error or f"{letter.url} answered {receipt.status}")
+
+
+def failed(letter: Letter, problem: Problem) -> Reply:
+    """Return the answer to a failed send: what happened, where, and whether it may have arrived."""
+    status, headers = problem.http_status, tuple(problem.headers())
+    maybe, origin = letter.pinned is not None, "self"
+    body = problem.body()
+    if isinstance(problem, TargetProblem):
+        receipt, origin = problem.receipt, "target"
+        status = receipt.status if 400 <= receipt.status < 600 else 502
+        maybe = maybe or (not 400 <= receipt.status < 500 and receipt.status != 507)
+        headers = ((b"retry-after", receipt.retry_after.encode("latin-1")),) if receipt.retry_after else ()
+        response = _json_object(receipt.body)
+        if response is not None:
+            body["response"] = response
+            if status == 429 and "retry_after" not in body and not headers:
+                headers = ((b"retry-after", b"1"),)
+    body |= {
+        "message_id": letter.message.message_id,
+        "to_cell": letter.request.to_cell,
+        "origin": origin,
+        "maybe_delivered": maybe,
+    }
+    if letter.url is not None:
+        body["target_url"] = letter.url
+    return Reply(status, encode(body), headers)
+
+
+def not_begun(problem: Problem, body: bytes = b"") -> Reply:
+    """Return the answer to a send that was refused before there was a message."""
+    answer = problem.body() | {"message_id": None, "to_cell": None, "origin": "self", "maybe_delivered": False}
+    for name, value in (_json_object(body) or {}).items():
+        if name in {"message_id", "to_cell"} and isinstance(value, str):
+            answer[name] = value[:256]
+    return Reply(problem.http_status, encode(answer), tuple(problem.headers()))
+
+
+class TargetProblem(Problem):
+    """A refusal of the target, passed on."""
+
+    def __init__(self, receipt: Receipt, code: str, error: str) -> None:
+        super().__init__("target_error", error)
+        self.receipt = receipt
+        if code:
+            self.code = code
+
+    @property
+    def http_status(self) -> int:
+        """The target's own status."""
+        return self.receipt.status
+
+
+def _json_object(text: bytes) -> dict[str, Any] | None:
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
