@@ -9,6 +9,7 @@ cd "$root"
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 tag=${1:-$version}
+release=bookworm
 have() { docker image inspect "$1" >/dev/null 2>&1; }
 
 # make_base IMAGE: Debian with its Python and nothing else.
@@ -22,7 +23,7 @@ make_base() {
     work=$(mktemp -d "$cache/python-image.XXXXXX")
     # shellcheck disable=SC2064  # now, while it is known
     trap "rm -rf '$work'" EXIT
-    debootstrap --variant=minbase --include=python3,ca-certificates bookworm "$work/root" >"$cache/python-image.log" 2>&1 ||
+    debootstrap --variant=minbase --include=python3,ca-certificates "$release" "$work/root" >"$cache/python-image.log" 2>&1 ||
         { tail -5 "$cache/python-image.log" >&2 && die "debootstrap failed; its log is $cache/python-image.log"; }
     rm -rf "$work"/root/var/{cache/apt/*,lib/apt/lists/*,log/*} "$work"/root/usr/share/{doc,man,locale,info,lintian}/*
     tar -c -C "$work/root" . | docker import - "$1" >/dev/null
@@ -71,7 +72,7 @@ build() {
 base=${BASE_IMAGE:-} made=
 if [ -z "$base" ]; then
     ordinary=$(sed -n 's/^ARG BASE_IMAGE=//p' cell/Dockerfile)
-    made_image=localhost/cellmesh-python:$(uname -m)-$(digest deploy/images.sh)
+    made_image=localhost/cellmesh-python:$release-$(uname -m)
     if ! have "$ordinary" && { have "$made_image" || ! timeout 30 docker manifest inspect "$ordinary" >/dev/null 2>&1; }; then
         if ! have "$made_image"; then make_base "$made_image"; fi
         base=$made_image made=yes
