@@ -28,8 +28,10 @@ T = TypeVar("T")
 
 #: Objects a page of a list.
 PAGE: Final = 500
-#: Seconds after which the server ends a watch in good order; it is then simply resumed.
-WATCH_SECONDS: Final = 300
+#: Seconds after which the server ends a watch in good order; it is then simply resumed. Short, since nothing else
+#: is sure to come: of a kind that nobody has written since the server's start there are no bookmarks.
+WATCH_SECONDS: Final = 30
+
 _APPLY: Final = "application/apply-patch+yaml"
 _MERGE: Final = "application/merge-patch+json"
 

@@ -16,6 +16,8 @@ from cellmesh_operator.store import Key
 
 #: Seconds that a Cell which was not Ready before its turn may keep its slot without becoming Ready.
 PATIENCE: Final = 60.0
+#: Seconds that a Cell keeps a slot that it seems to have had before a restart.
+ADOPTED: Final = 600.0
 
 
 class Rollout:
@@ -65,9 +67,14 @@ class Rollout:
         self._until[key] = None if ready else now + PATIENCE
         return True
 
-    def adopt(self, key: Key) -> None:
-        """Give a slot to a Cell that had one before a restart of ours."""
-        self._until[key] = None
+    def adopt(self, key: Key, now: float) -> None:
+        """Give a slot to a Cell that seems to have had one before a restart of ours."""
+        self._until[key] = now + ADOPTED
+
+    def again_in(self, key: Key, now: float) -> float | None:
+        """Return the seconds until a Cell loses its slot; None if it has none, or keeps it until it is Ready."""
+        until = self._until.get(key)
+        return None if until is None else max(until - now, 0.1)
 
     def saw(self, key: Key, now: float, *, ready: bool, up_to_date: bool) -> Iterable[Key]:
         """Take note of a Cell's state; return the Cells whose turn has come by that."""

@@ -8,7 +8,7 @@ whatever comes first. Objects are kept as JSON text, a tenth of what they take a
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ class Entry:
     version: int
     cell: Key | None
     """The Cell it belongs to by its label; None if it has none."""
+    generation: int
     text: bytes
 
 
@@ -55,7 +56,7 @@ class Store:
         cell = _cell_of(resource, key, metadata)
         if known is not None:
             self._forget(resource, key, known)
-        self._entries[resource][key] = Entry(uid, version, cell, _text(item))
+        self._entries[resource][key] = Entry(uid, version, cell, metadata.get("generation", 0), _text(item))
         if cell is not None and resource in self._members:
             self._members[resource][cell].add(key)
         return cell or (known.cell if known else None)
@@ -103,7 +104,7 @@ class Store:
         """Return the number of pods or volume claims of a Cell."""
         return len(self._members[resource].get(cell, ()))
 
-    def keys(self, resource: Resource) -> Iterable[Key]:
+    def keys(self, resource: Resource) -> Collection[Key]:
         """Return the namespaces and names of all objects of a kind."""
         return self._entries[resource].keys()
 

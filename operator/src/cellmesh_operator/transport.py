@@ -24,8 +24,8 @@ from cellmesh_operator.errors import AccessError, ApiError, ConnectionLost
 TIMEOUT: Final = 30.0
 #: Seconds for a connection, TLS included.
 CONNECT_TIMEOUT: Final = 5.0
-#: Seconds without a byte after which a watch is taken for dead. Bookmarks come about once a minute.
-SILENCE: Final = 70.0
+#: Seconds without a byte after which a watch is taken for dead; more than the server lets one last.
+SILENCE: Final = 40.0
 #: Seconds between two readings of the login because of 401.
 LOGIN_INTERVAL: Final = 10.0
 

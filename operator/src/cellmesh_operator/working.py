@@ -29,6 +29,8 @@ class Outcome:
     """What became of the work on a key."""
 
     failed: bool = False
+    """Something went wrong."""
+    again: bool = False
     """To be tried again, later each time."""
     again_in: float | None = None
     """Seconds after which to look again although nothing failed."""
@@ -109,21 +111,21 @@ class Workers:
 
     async def _one(self, key: Key) -> None:
         started = self._clock()
-        outcome = Outcome(failed=True)
+        outcome = Outcome(failed=True, again=True)
         try:
             outcome = await self._work(key)
         except ConnectionLost as error:
             _log.info("%s/%s: %s; will be tried again", *key, error)
         except ApiError as error:
-            outcome = Outcome(failed=True, at_least=error.retry_after or 0.0)
+            outcome = Outcome(failed=True, again=True, at_least=error.retry_after or 0.0)
             _log.warning("%s/%s: the API server refused: %s", *key, error)
         except Exception:
             # A bug, or an object as nobody has seen one: of this Cell alone, and to be found in the log.
             _log.exception("%s/%s: unexpected error", *key)
         finally:
             now = self._clock()
-            wait = self._queue.done(key, now, failed=outcome.failed, at_least=outcome.at_least)
-            if outcome.again_in is not None and not outcome.failed:
+            wait = self._queue.done(key, now, failed=outcome.again, at_least=outcome.at_least)
+            if outcome.again_in is not None and not outcome.again:
                 self._queue.add(key, now, delay=outcome.again_in)
             self._metrics.reconciled(now - started, failed=outcome.failed)
         if wait is not None:
