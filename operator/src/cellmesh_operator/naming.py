@@ -34,7 +34,7 @@ CONTAINER: Final = "cell"
 PORT_NAME: Final = "cell"
 VOLUME: Final = "inbox"
 #: Volume of a writable /tmp beside the read-only root file system.
-TMP_VOLUME: Final = "cellmesh-tmp"
+TMP_VOLUME: Final = "tmp"
 DATA_MOUNT: Final = "/var/lib/cellmesh"
 DATA_DIR: Final = f"{DATA_MOUNT}/inbox"
 
