@@ -170,5 +170,13 @@ def test_a_wrong_setting_is_one_clear_line() -> None:
 def test_help_tells_the_options() -> None:
     """Expect them without a server being started."""
     done = subprocess.run([*COMMAND, "--help"], env=environ(), capture_output=True, text=True, timeout=30, check=True)
-    for option in ("--host", "--port", "--default-mesh", "--max-registrations", "--log-level", "--exit-with-parent"):
+    for option in (
+        "--host",
+        "--port",
+        "--default-mesh",
+        "--max-registrations",
+        "--log-level",
+        "--exit-with-parent",
+        "--kubernetes",
+    ):
         assert option in done.stdout

@@ -9,6 +9,7 @@ import httpx2
 import pytest
 
 from cellmesh_operator.discovery.app import DiscoveryApp, create_app
+from cellmesh_operator.discovery.cluster import Connect, connect
 from cellmesh_operator.discovery.service import TICK
 from cellmesh_operator.discovery.settings import Settings
 
@@ -16,9 +17,11 @@ from cellmesh_operator.discovery.settings import Settings
 class World:
     """The application under test and its clock, monotonic and wall in one."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, connect: Connect = connect, **settings: Any) -> None:
         self.now = 1000.0
-        self.app: DiscoveryApp = create_app(Settings(**settings), clock=lambda: self.now, wall=self.wall)
+        self.app: DiscoveryApp = create_app(
+            Settings(**settings), clock=lambda: self.now, wall=self.wall, connect=connect
+        )
         self.discovery = self.app.discovery
 
     def wall(self, ago: float) -> str:

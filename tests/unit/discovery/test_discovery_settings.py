@@ -22,8 +22,12 @@ def test_every_kind_of_value_is_read() -> None:
             PREFIX + "EXPIRY": "1.5",
             PREFIX + "ALLOWED_HOSTS": "a.example, b.example,",
             PREFIX + "SETTLE": "",
+            PREFIX + "KUBERNETES": "True",
+            PREFIX + "NAMESPACES": "team-a,team-b",
+            PREFIX + "NAMESPACE": "cellmesh",
         }
     )
+    assert (settings.kubernetes, settings.namespaces) == (True, ("team-a", "team-b"))
     assert (settings.default_mesh, settings.port, settings.expiry) == ("m", 0, 1.5)
     assert (settings.allowed_hosts, settings.settle) == (("a.example", "b.example"), 6.0)
 
@@ -40,12 +44,20 @@ def test_every_kind_of_value_is_read() -> None:
         ("MAX_REGISTRATIONS", "1.5"),
         ("DEFAULT_MESH", "a.b"),
         ("LOG_LEVEL", "loud"),
+        ("KUBERNETES", "perhaps"),
+        ("NAMESPACES", "a.b"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named(name: str, value: str) -> None:
     """Expect an error that names the variable and the value."""
     with pytest.raises(SettingsError, match=f"{PREFIX}{name}: .*{value}"):
         Settings.from_environ({PREFIX + name: value})
+
+
+def test_kubernetes_needs_the_namespace_of_the_leases() -> None:
+    """Expect the variable that is missing to be named."""
+    with pytest.raises(SettingsError, match=f"{PREFIX}NAMESPACE: '' must be the namespace"):
+        Settings.from_environ({PREFIX + "KUBERNETES": "1"})
 
 
 def test_the_variable_that_kubernetes_writes_for_a_service_is_not_a_port() -> None:

@@ -163,9 +163,11 @@ class Registry:
         if members is None or not members.declared:
             return
         members.declared = False
-        # The mesh tells the same as before; but if this was its last cell, it has to be forgotten too.
-        last = not members.known and self.members(Scope(mesh)).names == [cell_id]
-        self._touch(scope, *([Scope(mesh)] if last else []))
+        self._touch(scope)
+        if not self.members(Scope(mesh)).known:
+            # Of the mesh nothing else is told than before, but its last cell is gone.
+            self._forget(Scope(mesh))
+            self._versions.leave(Scope(mesh))
 
     def declared(self, mesh: str, cell_id: str) -> bool:
         """Tell whether there is a Cell of this name."""
@@ -250,7 +252,7 @@ class Registry:
             self._on_change(scope)
 
     def _forget(self, scope: Scope) -> None:
-        del self._scopes[scope]
+        self._scopes.pop(scope, None)
         if scope.cell_id is not None:
             names = self._scopes[Scope(scope.mesh)].names
             del names[bisect_left(names, scope.cell_id)]

@@ -207,13 +207,13 @@ class Discovery:
     def tick(self) -> None:
         """Look at the clock: settle, and let the silent expire. Called every ``TICK`` seconds."""
         now = self._clock()
-        stalled = now - self._ticked > STALL
-        if stalled or not (self.cluster is None or self.cluster.in_contact):
+        in_contact = self.cluster is None or self.cluster.in_contact
+        if now - self._ticked > STALL or not in_contact:
             # Stopped, starved or cut off from what other replicas hear: the silence may be ours. Cells get the
             # time of a fresh start to be heard.
             self._expire_from = now + self.settings.settle
         self._ticked = now
-        if now >= self._expire_from:
+        if in_contact and now >= self._expire_from:
             self._expire(now)
         settled, synced = self.settled, self._synced
         self._synced = self.synced

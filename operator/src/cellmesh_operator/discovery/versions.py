@@ -43,10 +43,13 @@ class Versions:
             self._there[scope] = self._count
             return
         self._there.pop(scope, None)
-        self._gone[scope] = self._count
-        self._gone.move_to_end(scope)
-        if len(self._gone) > self._remembered:
-            self._forgotten = self._gone.popitem(last=False)[1]
+        self._bury(scope, self._count)
+
+    def leave(self, scope: Scope) -> None:
+        """Note that a scope holds nobody any more, which is no change of what is told of it."""
+        count = self._there.pop(scope, None)
+        if count is not None:
+            self._bury(scope, count)
 
     def of(self, scope: Scope) -> str:
         """Return the version of a scope."""
@@ -54,3 +57,9 @@ class Versions:
         if count is None:
             count = self._gone.get(scope, self._forgotten)
         return f"{self._epoch}-{count}"
+
+    def _bury(self, scope: Scope, count: int) -> None:
+        self._gone[scope] = count
+        self._gone.move_to_end(scope)
+        if len(self._gone) > self._remembered:
+            self._forgotten = max(self._forgotten, self._gone.popitem(last=False)[1])
