@@ -70,11 +70,12 @@ LISTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "array": {"maxItems": 32},
     "object": {"maxProperties": 32},
     "string": {"maxLength": 253},
-    "int32": {"minimum": 0, "maximum": 2147483647},
-    "int64": {"minimum": 0, "maximum": 9223372036854775807},
+    "int32": {"minimum": 0, "maximum": 2**31 - 1},
+    # Not all of int64: API servers compare bounds as floating-point numbers.
+    "int64": {"minimum": 0, "maximum": 2**53 - 1},
 }
 
-#: Bounds by field name, or by definition and field name, which goes first.
+#: Bounds by field name, or in its place by definition and field name.
 BOUNDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "Quantity": {
         "maxLength": 32,
@@ -89,7 +90,7 @@ BOUNDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "key": _KEY,
     "Toleration.key": {"maxLength": 317, "pattern": f"^$|{QUALIFIED_NAME}"},
     "Toleration.value": _VALUE,
-    "Toleration.tolerationSeconds": {"minimum": -9223372036854775808},
+    "Toleration.tolerationSeconds": {"minimum": -(2**31), "maximum": 2**31 - 1},
     "values": {"items": {"maxLength": 253}, "maxItems": 64},
     "LabelSelectorRequirement.values": {"items": _VALUE, "maxItems": 64},
     "LabelSelectorRequirement.operator": {"enum": ["DoesNotExist", "Exists", "In", "NotIn"]},
@@ -144,6 +145,7 @@ BOUNDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "requests": {"maxProperties": 16},
     # containers
     "Container.name": _LABEL,
+    "InitContainer.name": _LABEL,
     "image": {"minLength": 1, "maxLength": 512, "pattern": r"^\S+$"},
     "command": {"items": {"maxLength": 32768}, "maxItems": 64},
     "args": {"items": {"maxLength": 32768}, "maxItems": 64},
@@ -156,16 +158,17 @@ BOUNDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "envFrom": {"maxItems": 32},
     "volumeMounts": {"maxItems": 32},
     "VolumeMount.name": _LABEL,
+    "CellVolumeMount.name": _LABEL,
     "mountPath": {"minLength": 2, "maxLength": 512, "pattern": r"^/[^:\x00]+$"},
     "subPath": _RELATIVE_PATH,
     "subPathExpr": _RELATIVE_PATH,
-    "SidecarContainer.restartPolicy": {"enum": ["Always"]},
+    "InitContainer.restartPolicy": {"enum": ["Always"]},
     # security
     "allowPrivilegeEscalation": {"enum": [False], "default": False},
     "privileged": {"enum": [False]},
     "runAsNonRoot": {"enum": [True]},
-    "runAsUser": {"minimum": 1, "maximum": 2147483647},
-    "runAsGroup": {"maximum": 2147483647},
+    "runAsUser": {"minimum": 1, "maximum": 2**31 - 1},
+    "runAsGroup": {"maximum": 2**31 - 1},
     "securityContext": {"default": {}},
     "capabilities": {"default": {"drop": ["ALL"]}},
     "add": {"items": {"enum": ["NET_BIND_SERVICE"]}, "maxItems": 1},

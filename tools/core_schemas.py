@@ -160,7 +160,7 @@ class _Cutter:
             }
         if required or schema.get("default") == "":
             schema.pop("default", None)  # the zero of Kubernetes' own type, which none of its checks lets through
-        bounds = {**BOUNDS.get(field, {}), **BOUNDS.get(f"{name}.{field}", {})}
+        bounds = BOUNDS.get(f"{name}.{field}", BOUNDS.get(field, {}))
         schema = _bounded(schema, bounds)
         return {
             **{k: v for k, v in schema.items() if k not in _HOLDING},

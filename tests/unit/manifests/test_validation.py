@@ -62,7 +62,7 @@ def refusal(path: str) -> list[str]:
         ({"mailbox": {"maxMessages": 0}}, "spec.mailbox.maxMessages: 0 is less than the minimum of 1"),
         ({"mailbox": {"dedupWindow": 1}}, "spec.mailbox.dedupWindow: no such field; did you mean dedupeWindow?"),
         ({"mailbox": {"dedupeWindow": "10m"}}, "spec.mailbox.dedupeWindow: '10m' must be a whole number"),
-        ({"env": [{"value": "x"}]}, "spec.env[0]: name: missing"),
+        ({"env": [{"value": "x"}]}, "spec.env[0].name: missing"),
         ({"env": [{"name": "A"}, {"name": "A"}]}, "spec.env[1]: 'A' is there twice"),
         ({"env": [{"name": "A-B"}]}, "spec.env[0].name: 'A-B' must match"),
         ({"env": [{"name": "A", "value": 1}]}, "spec.env[0].value: 1 must be a string; quote it"),

@@ -115,6 +115,7 @@ def _validator() -> Any:
     keywords = {
         "pattern": _pattern,
         "properties": _properties,
+        "required": _required,
         "x-kubernetes-int-or-string": _int_or_string,
         "x-kubernetes-list-type": _list_type,
     }
@@ -140,6 +141,13 @@ def _properties(validator: Any, properties: dict[str, Any], value: Any, schema: 
         fault = ValidationError(f"no such field{_did_you_mean(name, properties)}")
         fault.path.appendleft(name)
         yield fault
+
+
+def _required(validator: Any, names: list[str], value: Any, _: Any) -> Faults:
+    if validator.is_type(value, "object"):
+        for name in names:
+            if name not in value:
+                yield ValidationError("missing", path=[name])
 
 
 def _did_you_mean(name: str, known: Any) -> str:
@@ -175,7 +183,7 @@ def _rule_faults(value: Any, schema: dict[str, Any], path: tuple[str | int, ...]
     for rule in schema.get("x-kubernetes-validations", []):
         if not is_transition(rule["rule"]) and not RULES[rule["rule"]](value):
             below = [step for step in rule.get("fieldPath", "").split(".") if step]
-            yield ValidationError(rule["message"], path=[*path, *below])
+            yield ValidationError(rule["message"], path=[*path, *below], validator="rule", validator_value=rule["rule"])
     if isinstance(value, dict):
         parts = _Parts(schema)
         for name, item in value.items():
@@ -240,9 +248,6 @@ def _say(error: ValidationError) -> str:
             return f"{len(value)} entries; at most {limit} are allowed"
         case "enum":
             return f"{_shown(value)} must be one of {', '.join(map(_shown, limit))}"
-        case "required":
-            missing = [name for name in limit if name not in value]
-            return f"{', '.join(missing)}: missing"
     return str(error.message)
 
 
