@@ -7,14 +7,16 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DATA ?= .data
-UV_LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-header --no-annotate pyproject.toml --extra build
+UV_PIP := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --no-annotate
+UV_LOCK := $(UV_PIP) pyproject.toml --extra build
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-unit test-mesh check lint types layers format bench lock clean
+.PHONY: help run demo test test-unit test-mesh test-charts test-apiserver e2e check lint types layers format bench \
+	tools images node-image cluster cluster-delete manifests lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv/.runtime ## Set up, start a mesh of two cells, show a message going both ways, keep it up
 	@$(BIN)/cellmesh demo --stay --data-dir $(DATA) $(ARGS)
@@ -22,13 +24,26 @@ run: .venv/.runtime ## Set up, start a mesh of two cells, show a message going b
 demo: .venv/.runtime ## The same, then exit
 	@$(BIN)/cellmesh demo --exit --data-dir $(DATA) $(ARGS)
 
-test: check test-unit test-mesh ## Set up and run all checks and tests
+test: .venv/.dev ## Set up and run every level of checks and tests that this machine can, and say why not the others
+	@$(BIN)/python -m tools.levels $(LEVELS)
 
 test-unit: .venv/.dev ## Tests in one process (about a minute)
 	@$(BIN)/python -m pytest tests/unit $(ARGS)
 
 test-mesh: .venv/.dev ## Tests with real processes on real sockets (minutes)
 	@$(BIN)/python -m pytest tests/mesh $(ARGS)
+
+test-charts: .venv/.dev ## Tests of the charts, with Helm 3 and 4 (built the first time: minutes)
+	@tests/kind/tools.sh helm
+	@$(BIN)/python -m pytest tests/charts $(ARGS)
+
+test-apiserver: .venv/.dev ## Tests against a real API server (built the first time: minutes)
+	@tests/kind/tools.sh apiserver helm
+	@$(BIN)/python -m pytest tests/apiserver $(ARGS)
+
+e2e: .venv/.dev ## Tests on a kind cluster of their own, or on that of CELLMESH_E2E_KUBECONFIG
+	@tests/kind/tools.sh
+	@$(BIN)/python -m pytest tests/e2e $(ARGS)
 
 check: lint types layers ## Lint, types, layers
 
@@ -48,10 +63,31 @@ format: .venv/.dev ## Format the code
 bench: .venv/.dev ## Benchmarks against the floor and the yardstick, in one run (about 12 minutes)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+tools: ## Build what those tests run, once: kube-apiserver, etcd, kubectl, kind, Helm (needs Go; minutes)
+	@tests/kind/tools.sh
+
+images: .venv/.runtime ## Build the images cellmesh-cell and cellmesh-operator (TAG=... for another tag; needs docker)
+	@PYTHON=$(BIN)/python deploy/images.sh $(TAG)
+
+node-image: ## Have kind's node image: the ordinary one, or one built where no registry is reached
+	@tests/kind/docker.sh && tests/kind/node-image.sh
+
+cluster: images ## A kind cluster named cellmesh with the images on its nodes; its kubeconfig: .data/kubeconfig
+	@mkdir -p $(DATA) && tests/kind/cluster.sh create $(DATA)/kubeconfig
+	@tests/kind/cluster.sh load $$(sed -n 's/^version = "\(.*\)"/cellmesh-cell:\1 cellmesh-operator:\1/p' pyproject.toml)
+
+cluster-delete: ## Delete that cluster
+	@tests/kind/cluster.sh delete
+
+manifests: .venv/.dev ## Refresh what is made from the Cell's definition and the charts: install.yaml, tables, snapshots
+	@tests/kind/tools.sh helm
+	@$(BIN)/python -m tools.manifests
+
 lock: .venv/.dev ## Refresh the pinned versions and hashes in requirements/
 	@$(UV_LOCK) --upgrade -o requirements/runtime.txt
 	@$(UV_LOCK) --upgrade --extra operator -c requirements/runtime.txt -o requirements/operator.txt
 	@$(UV_LOCK) --upgrade --extra operator --extra dev -c requirements/operator.txt -o requirements/dev.txt
+	@echo pip | $(UV_PIP) --upgrade - -o requirements/pip.txt
 	@echo "requirements/ refreshed; run make test before you commit it"
 
 clean: ## Remove what was installed and built, but not the data of cells

@@ -4,6 +4,7 @@
 #     cluster.sh load IMAGE... [--name NAME]            puts local images onto its nodes
 #     cluster.sh delete [NAME]                          deletes it
 #     cluster.sh logs DIRECTORY [NAME]                  the nodes' logs
+#     cluster.sh check                                  does nothing; says what is missing to create one, if anything
 # NAME is cellmesh unless given. Docker is started if we may; the node image is had as node-image.sh says.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
@@ -45,7 +46,15 @@ load() {
     "$kind" load docker-image --quiet --name "$name" "${images[@]}" >&2
 }
 
+check() {
+    "$here/docker.sh" --check
+    "$here/tools.sh" --check apiserver kind
+    # Which image there is only docker can say, once it runs.
+    if docker info >/dev/null 2>&1; then "$here/node-image.sh" --check; fi
+}
+
 case ${1:-}:$# in
+    check:1) check ;;
     create:[234]) create "${@:2}" ;;
     load:1) die "which images?" ;;
     load:*) load "${@:2}" ;;

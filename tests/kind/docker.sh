@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Starts docker where nothing has and we may (as root, on a bare machine).   docker.sh [LOG]
+# With --check: starts nothing; says what is missing to have it, if anything.
 # Where processes lack CAP_SYS_RESOURCE, containers run by the runc beside this file, which asks for what there is.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
@@ -7,6 +8,7 @@ source "$(dirname "$0")/lib.sh"
 if docker info >/dev/null 2>&1; then exit; fi
 command -v dockerd >/dev/null || die "no docker engine; install docker (on Debian: tests/kind/prepare.sh)"
 [ "$(id -u)" = 0 ] || die "docker does not answer and only root can start it; start it (systemctl start docker), and be in its group"
+if [ "${1:-}" = --check ]; then exit; fi
 locked docker
 if docker info >/dev/null 2>&1; then exit; fi
 log=${1:-$cache/dockerd.log}

@@ -2,136 +2,38 @@
 # Prints the name of the node image for kind clusters, having built it first where it must be built.
 #   KIND_NODE_IMAGE given              that one
 #   kind's own image can be had here   that one; kind pulls it
-#   else (no registry is reached)      one built from the Go module proxy and Debian alone, as root, for amd64 and arm64
+#   else (no registry is reached)      one built from the Go module proxy and Debian alone, as root
+# With --check: builds and prints nothing; says what is missing to have one, if anything.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 
 # What kind 0.30 would take by itself. Kubelets from 1.35 on refuse cgroup v1, so newer ones are by KIND_NODE_IMAGE.
 ordinary=kindest/node:v1.34.0@sha256:7416a61b42b1662ca6ca89f02028ac133a309a2a30ba309614e8ec94d976dc5a
 
-if [ -n "${KIND_NODE_IMAGE:-}" ]; then echo "$KIND_NODE_IMAGE" && exit; fi
-mapfile -t sources < <(find "$here/go/kubernetes" "$here/kindnetd" "$here/node-image.sh" -type f | sort)
+check=
+if [ "${1:-}" = --check ]; then check=yes; fi
+# found IMAGE: that is it.
+found() { { [ -n "$check" ] || echo "$1"; } && exit; }
+
+if [ -n "${KIND_NODE_IMAGE:-}" ]; then found "$KIND_NODE_IMAGE"; fi
+mapfile -t sources < <(find "$here/go/kubernetes" "$here/recipes.sh" "$here/kindnetd" "$here/node-image-recipe.sh" -type f | sort)
 image=localhost/cellmesh-node:$(digest "${sources[@]}")
 have() { docker image inspect "$1" >/dev/null 2>&1; }
-if have "$ordinary"; then echo "$ordinary" && exit; fi
-if have "$image"; then echo "$image" && exit; fi
-if timeout 30 docker manifest inspect "$ordinary" >/dev/null 2>&1; then echo "$ordinary" && exit; fi
+if have "$ordinary"; then found "$ordinary"; fi
+if have "$image"; then found "$image"; fi
+if timeout 30 docker manifest inspect "$ordinary" >/dev/null 2>&1; then found "$ordinary"; fi
 
-step "no registry has kind's node image for us; building one (50 seconds; 7 to 10 minutes the first time) ..."
-[ "$(id -u)" = 0 ] || die "only root can build the node image (debootstrap); run as root, or name an image in KIND_NODE_IMAGE"
+[ "$(id -u)" = 0 ] || die "kind's node image cannot be pulled, and only root can build one; name one in KIND_NODE_IMAGE, or run as root"
 for need in debootstrap jq gcc; do
-    command -v "$need" >/dev/null || die "$need is needed to build the node image; run tests/kind/prepare.sh"
+    command -v "$need" >/dev/null || die "kind's node image cannot be pulled, and $need is needed to build one; run tests/kind/prepare.sh"
 done
+use_go || die "kind's node image cannot be pulled, and Go is needed to build one; run tests/kind/prepare.sh"
+if [ -n "$check" ]; then exit; fi
+step "no registry has kind's node image for us; building one (50 seconds; 7 to 10 minutes the first time) ..."
 "$here/tools.sh" apiserver kind node
 locked node-image
-if have "$image"; then echo "$image" && exit; fi
-use_go || die "Go is needed to find the sources of kind; run tests/kind/prepare.sh"
-kubernetes=$(cd "$here/go/kubernetes" && go list -m -f '{{.Version}}' k8s.io/kubernetes)
-kind=$(cd "$here/go/kubernetes" && go list -m -f '{{.Dir}}' sigs.k8s.io/kind)
-libraries=usr/lib/$(uname -m)-linux-gnu
-
-# The root file system is kept from one build to the next, as debootstrap leaves it; work goes on in a copy.
-release=bookworm
-include=systemd,conntrack,iptables,nftables,iproute2,ethtool,mount,kmod,ca-certificates,jq,procps,containerd,containernetworking-plugins,busybox
-pristine=$cache/node-rootfs-$(printf '%s' "$release $include" | sha256sum | cut -c1-12).tar
-if [ ! -e "$pristine" ]; then
-    step "Debian root file system (about 40 seconds) ..."
-    rm -rf "$cache/debootstrap" "$cache"/node-rootfs-*.tar
-    debootstrap --variant=minbase --include="$include" "$release" "$cache/debootstrap" >"$cache/debootstrap.log" 2>&1 ||
-        { tail -5 "$cache/debootstrap.log" >&2 && die "debootstrap failed; its log is $cache/debootstrap.log"; }
-    rm -rf "$cache/debootstrap"/var/{cache/apt,lib/apt/lists}/* "$cache/debootstrap"/usr/share/{doc,man,locale}/*
-    # One of its own for each node: kind's entry point makes it.
-    rm -f "$cache/debootstrap"/etc/machine-id "$cache/debootstrap"/var/lib/dbus/machine-id
-    tar -cf "$pristine.new" -C "$cache/debootstrap" .
-    mv "$pristine.new" "$pristine"
-    rm -rf "$cache/debootstrap"
-fi
-
-work=$(mktemp -d "$cache/node-image.XXXXXX")
-trap 'rm -rf "$work"' EXIT
-rootfs=$work/rootfs tools=$work/tools out=$work/kubernetes
-mkdir -p "$rootfs" "$work/tmp" "$tools"/{etc,tmp,var,run,proc,sys,dev} "$out/server/bin"
-tar -xf "$pristine" -C "$rootfs"
-
-step "kind's base image: what images/base/Dockerfile of its module does, done in the root file system"
-cp -r --no-preserve=mode "$kind"/images/base/files/{etc,kind} "$rootfs/"
-install -D -m 755 -t "$rootfs/usr/local/bin" "$kind/images/base/files/usr/local/bin/entrypoint"
-chmod 755 "$rootfs"/kind/bin/*
-rm -f "$rootfs"/etc/systemd/system/*.wants/* "$rootfs"/lib/systemd/system/{multi-user,local-fs,basic}.target.wants/* \
-    "$rootfs"/lib/systemd/system/sockets.target.wants/*{udev,initctl}* \
-    "$rootfs"/lib/systemd/system/sysinit.target.wants/systemd-tmpfiles-setup.service
-chroot "$rootfs" systemctl --quiet enable kubelet containerd undo-mount-hacks
-chroot "$rootfs" systemctl --quiet mask systemd-binfmt
-mkdir -p "$rootfs/etc/systemd/journald.conf.d" "$rootfs/etc/kubernetes/manifests" "$rootfs/opt/cni"
-printf '[Journal]\nReadKMsg=no\n' >"$rootfs/etc/systemd/journald.conf.d/kind.conf"
-ln -sf /lib/systemd/systemd "$rootfs/sbin/init"
-ln -sfn /usr/lib/cni "$rootfs/opt/cni/bin"
-ln -sf /usr/bin/containerd "$rootfs/usr/local/bin/containerd" # where kind's unit has it
-# Where no process may lower an OOM score (CAP_SYS_RESOURCE); as kind's entry point does under a user namespace.
-sed -i 's/restrict_oom_score_adj = false/restrict_oom_score_adj = true/' "$rootfs/etc/containerd/config.toml"
-# Debian's ctr (1.6) lacks what kind asks of it: `info` (is it up?) and `images import --label` (pin the image).
-cat >"$rootfs/usr/local/bin/ctr" <<'END'
-#!/bin/bash
-if [ "$1" = info ]; then set -- version; fi
-for a; do shift; [[ $a == --label=* ]] || set -- "$@" "$a"; done
-exec /usr/bin/ctr "$@"
-END
-chmod 755 "$rootfs/usr/local/bin/ctr"
-chroot "$rootfs" ctr oci spec | jq 'del(.process.rlimits)
-  | .hooks.createContainer += [{path: "/kind/bin/mount-product-files.sh"}]' >"$rootfs/etc/containerd/cri-base.json"
-tar -c -C "$rootfs" . | docker import -c 'ENV container=docker' \
-    -c 'ENTRYPOINT ["/usr/local/bin/entrypoint", "/sbin/init"]' - localhost/kind-base >/dev/null
-
-step "images of the components: a busybox with iptables, and the one program"
-# libm is what libxt_statistic.so needs, and without that Services with two endpoints break silently.
-(cd "$rootfs" && cp -a --parents bin sbin lib usr/bin/busybox etc/alternatives \
-    usr/sbin/{xtables-nft-multi,ip{,6}tables{,-nft}{,-save,-restore}} \
-    "$libraries"/{xtables,lib{c,m,mnl,nftnl,resolv,xtables}.so*} "$tools" &&
-    for loader in lib64 usr/lib64 "$libraries"/ld-linux* usr/lib/ld-linux*; do
-        if [ -e "$loader" ] || [ -L "$loader" ]; then cp -a --parents "$loader" "$tools"; fi
-    done)
-chroot "$tools" /usr/bin/busybox --install -s /usr/bin
-mkdir -p "$tools/usr/local/bin"
-for program in kube{-apiserver,-controller-manager,-scheduler,-proxy,ctl} etcd coredns local-path-provisioner pause; do
-    cp -L "$bin/$program" "$work/tmp/$program"
-done
-cp "$here/kindnetd" "$work/tmp/kindnetd"
-ln -s /bin/busybox "$work/tmp/local-path-helper" # a shell with mkdir and rm is all that image is for
-names=$(sed -n 's/ *sandbox_image = "\(.*\)"/\1/p' "$rootfs/etc/containerd/config.toml"
-    "$bin/kubeadm" config images list --kubernetes-version "$kubernetes" | grep -v /pause:
-    sed -n 's/^const .*Image = "\(.*\)"/\1/p' "$kind"/pkg/build/nodeimage/const_{cni,storage}.go)
-mapfile -t images <<<"$names"
-for i in "${images[@]}"; do
-    name=${i##*/} name=${name%%:*} with=
-    if [ "$name" = kindnetd ]; then with=kubectl; fi
-    # shellcheck disable=SC2086  # $with is one name or none
-    tar -c -C "$tools" . -C "$work/tmp" --transform "s,^\($name${with:+\|$with}\)\$,usr/local/bin/\1," "$name" $with |
-        docker import -c "ENTRYPOINT [\"/usr/local/bin/$name\"]" - "$i" >/dev/null
-done
-
-step "a Kubernetes release as kind build node-image reads it"
-# It takes four image archives by name and pulls whatever image it needs and does not see in them. So the fourth
-# has all the others, under the names kind has for them (docker save shortens docker.io/), and the index comes first.
-rest=()
-for i in "${images[@]}"; do
-    case $i in
-        */kube-apiserver:* | */kube-controller-manager:* | */kube-scheduler:*)
-            name=${i##*/} && docker save -o "$out/server/bin/${name%%:*}.tar" "$i" ;;
-        *) rest+=("$i") ;;
-    esac
-done
-mkdir "$work/save" && docker save "${rest[@]}" | tar -x -C "$work/save"
-printf '%s\n' "${rest[@]}" | jq -Rn '[inputs | capture("(?<r>.*):(?<t>.*)") | {(.r): {(.t): ""}}] | add' >"$work/repositories"
-rm "$work/save/repositories"
-tar -cf "$out/server/bin/kube-proxy.tar" -C "$work" repositories -C save .
-cp -L "$bin"/kube{adm,ctl,let} "$out/server/bin/"
-echo "$kubernetes" >"$out/version"
-tar -c -C "$work" kubernetes | gzip -1 >"$out.tar.gz"
-rm -rf "$work/save" "$out" "$rootfs" "$tools"
-
-step "kind build node-image"
-TMPDIR=$work/tmp "$bin/kind" build node-image --type file "$out.tar.gz" --base-image localhost/kind-base --image "$image" >&2
-docker rmi "${images[@]}" localhost/kind-base >/dev/null
+if have "$image"; then found "$image"; fi
+source "$here/node-image-recipe.sh"
 # Those of earlier versions; one that a cluster still uses stays.
 docker images -q --filter reference='localhost/cellmesh-node' --filter before="$image" | xargs -r docker rmi >/dev/null 2>&1 || true
 step "built $image, $(($(docker image inspect -f '{{.Size}}' "$image") / 1000000)) MB"
