@@ -82,7 +82,8 @@ def _resize_failure(action: ResizeClaim, error: OperatorError) -> conditions.Sta
 
 def _is_final(error: OperatorError) -> bool:
     """Tell whether the API server would refuse the same again until somebody changes something."""
-    return isinstance(error, ApiError) and not error.temporary
+    # Another uid: the object has been replaced meanwhile, and the next look sees what by.
+    return isinstance(error, ApiError) and not error.temporary and "metadata.uid" not in error.message
 
 
 def _failure(action: Action, error: OperatorError) -> str:
