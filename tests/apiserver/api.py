@@ -79,20 +79,23 @@ class Api:
 
     Args:
         port: on 127.0.0.1.
-        ca: file of the authority that signed the server's certificate.
-        token: bearer token.
+        ca: file of the authority that signed the server's certificate; None: plain HTTP, as `kubectl proxy` takes it.
+        token: bearer token; empty: none.
         user_agent: seen in the audit log.
 
     """
 
-    def __init__(self, port: int, ca: str, token: str, user_agent: str = "cellmesh-tests") -> None:
+    def __init__(self, port: int, ca: str | None, token: str, user_agent: str = "cellmesh-tests") -> None:
         self.port = port
-        self._tls = ssl.create_default_context(cafile=ca)
-        # kube-apiserver's own certificates are a shade too plain for the strictness of Python 3.13.
-        self._tls.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        self._headers = {"Authorization": f"Bearer {token}", "Accept": "application/json", "User-Agent": user_agent}
+        self._tls = ssl.create_default_context(cafile=ca) if ca else None
+        if self._tls is not None:
+            # kube-apiserver's own certificates are a shade too plain for the strictness of Python 3.13.
+            self._tls.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        self._headers = {"Accept": "application/json", "User-Agent": user_agent}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
         self._own = threading.local()
-        self._open: set[http.client.HTTPSConnection] = set()
+        self._open: set[http.client.HTTPConnection] = set()
 
     def request(
         self, method: str, path: str, body: Any = None, *, content_type: str = "application/json", **query: Any
@@ -130,10 +133,15 @@ class Api:
         answer = connection.getresponse()
         return answer.status, answer.read()
 
-    def _connection(self) -> http.client.HTTPSConnection:
-        connection: http.client.HTTPSConnection | None = getattr(self._own, "connection", None)
+    def _new_connection(self, timeout: float) -> http.client.HTTPConnection:
+        if self._tls is None:
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=timeout, context=self._tls)
+
+    def _connection(self) -> http.client.HTTPConnection:
+        connection: http.client.HTTPConnection | None = getattr(self._own, "connection", None)
         if connection is None:
-            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=TIMEOUT, context=self._tls)
+            connection = self._new_connection(TIMEOUT)
             self._own.connection = connection
             self._open.add(connection)
         return connection
@@ -225,7 +233,7 @@ class Api:
             query: ``resourceVersion``, ``labelSelector`` and the like.
 
         """
-        connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=timeout + 5, context=self._tls)
+        connection = self._new_connection(timeout + 5)
         values = {"watch": "true", "timeoutSeconds": str(int(timeout)), **query}
         try:
             connection.request("GET", f"{path_of(plural, namespace)}?{urlencode(values)}", None, self._headers)
