@@ -252,6 +252,12 @@ _VALUE_OR_SOURCE: Final = {
     "message": "give either value or valueFrom",
     "fieldPath": ".valueFrom",
 }
+_REQUESTS_FIT: Final = {
+    "rule": "!has(self.limits) || !has(self.requests) || self.requests.all(r, !(r in self.limits) || "
+    "quantity(string(self.requests[r])).compareTo(quantity(string(self.limits[r]))) <= 0)",
+    "message": "a request must not be greater than the limit of the same resource",
+    "fieldPath": ".requests",
+}
 _ONE_SUB_PATH: Final = {
     "rule": "!has(self.subPath) || !has(self.subPathExpr)",
     "message": "give either subPath or subPathExpr",
@@ -260,7 +266,10 @@ _ONE_SUB_PATH: Final = {
 
 CUTS: Final[Mapping[str, Cut]] = {
     # scheduling
-    "Affinity": Cut(fields=("nodeAffinity", "podAffinity", "podAntiAffinity")),
+    "Affinity": Cut(
+        fields=("nodeAffinity", "podAffinity", "podAntiAffinity"),
+        description="Nodes that the instances need or want, and other pods that they want near or far.",
+    ),
     "NodeAffinity": Cut(
         fields=("requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSchedulingIgnoredDuringExecution")
     ),
@@ -305,7 +314,10 @@ CUTS: Final[Mapping[str, Cut]] = {
             "matchLabelKeys",
         ),
     ),
-    "PodDNSConfig": Cut(fields=("nameservers", "searches", "options")),
+    "PodDNSConfig": Cut(
+        fields=("nameservers", "searches", "options"),
+        description="How the pods resolve names, besides the cluster's DNS.",
+    ),
     "PodDNSConfigOption": Cut(fields=("name", "value")),
     "LocalObjectReference": Cut(fields=("name",), required=("name",)),
     # environment
@@ -352,16 +364,12 @@ CUTS: Final[Mapping[str, Cut]] = {
     "ConfigMapEnvSource": Cut(fields=("name", "optional"), required=("name",)),
     "SecretEnvSource": Cut(fields=("name", "optional"), required=("name",)),
     # resources
-    "ResourceRequirements": Cut(
+    "ResourceRequirements": Cut(fields=("limits", "requests"), rules=[_REQUESTS_FIT]),
+    "CellResources": Cut(
+        source="ResourceRequirements",
         fields=("limits", "requests"),
-        rules=[
-            {
-                "rule": "!has(self.limits) || !has(self.requests) || self.requests.all(r, !(r in self.limits) || "
-                "quantity(string(self.requests[r])).compareTo(quantity(string(self.limits[r]))) <= 0)",
-                "message": "a request must not be greater than the limit of the same resource",
-                "fieldPath": ".requests",
-            }
-        ],
+        description="CPU, memory and other resources of each instance. Default: small requests, no limits.",
+        rules=[_REQUESTS_FIT],
     ),
     "VolumeResourceRequirements": Cut(fields=("requests",), required=("requests",)),
     # containers

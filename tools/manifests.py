@@ -3,8 +3,9 @@
     python -m tools.manifests           write them
     python -m tools.manifests --check   say which would change
 
-What is made: the chart's copy of the Cell's definition, the table of values in each chart's README,
-``deploy/install.yaml`` for those who do without Helm, and the snapshot of the charts' defaults that tests compare.
+What is made: docs/cells.md and the chart's copy out of the Cell's definition, the table of values in each chart's
+README, ``deploy/install.yaml`` for those who do without Helm, and the snapshot of the charts' defaults that tests
+compare.
 Needs Helm, as ``make tools`` builds it.
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from tools.cell_reference import REFERENCE, reference
 from tools.chart_values import table
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +56,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; say which files would change")
     check = parser.parse_args().check
     # In this order: install.yaml and the snapshot are rendered from the charts as they are on disk by then.
-    stale = [path for make in (crd_of_chart, readmes, install, snapshots) for path in _write(make(), check=check)]
+    stale = [
+        path
+        for make in (cell_reference, crd_of_chart, readmes, install, snapshots)
+        for path in _write(make(), check=check)
+    ]
     for path in stale:
         print(f"{'out of date' if check else 'written'}: {path.relative_to(ROOT)}")
     return 1 if check and stale else 0
@@ -67,6 +73,11 @@ def _write(files: dict[Path, str], *, check: bool) -> list[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(files[path])
     return stale
+
+
+def cell_reference() -> dict[Path, str]:
+    """Return the reference of a Cell's fields."""
+    return {REFERENCE: reference()}
 
 
 def crd_of_chart() -> dict[Path, str]:

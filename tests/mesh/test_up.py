@@ -312,6 +312,26 @@ def test_every_instance_has_a_port_and_an_inbox_of_its_own(start: Start, tmp_pat
     assert sorted(path.parent.name for path in (tmp_path / "data" / "default").glob("*/inbox.db")) == sorted(urls)
 
 
+def test_fields_that_need_a_cluster_are_taken_and_told_once(start: Start) -> None:
+    """The manifest of a cluster runs here as it is; what it cannot have here is said in one line."""
+    up = start(cell("alpha", free_port(), image="registry.example/alpha:1", storage={"size": "2Gi"}))
+    up.event("up")
+
+    (told,) = [one for one in up.events if one["event"] == "unused"]
+    assert told["text"] == "Cell alpha: has an effect in a cluster only: spec.image, spec.storage"
+    assert (told["cell"], told["fields"]) == ("alpha", ["spec.image", "spec.storage"])
+
+
+def test_a_variable_that_only_a_cluster_has_starts_nothing(start: Start) -> None:
+    """Rather than a cell without the Secret it needs."""
+    secret = {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}
+    up = start(cell("alpha", free_port(), env=[secret]))
+
+    assert up.wait() == 1
+    assert up.events == []
+    assert "spec.env[0].valueFrom.secretKeyRef: there are no Secrets on this machine" in up.log.read_text()
+
+
 def test_an_instance_on_any_port_comes_back_on_another(start: Start) -> None:
     """Its new port is found although discovery may still tell the old one."""
     up = start(cell("alpha", free_port(), replicas=2))

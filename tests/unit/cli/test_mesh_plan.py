@@ -149,3 +149,10 @@ def test_processes_do_not_import_from_the_current_directory(tmp_path: Path, modu
     commands = [found.discovery.command, *(process.command for process in found.cells)]
 
     assert any(command[1:4] == ("-P", "-m", module) for command in commands)
+
+
+def test_fields_without_effect_here_are_told_by_cell(tmp_path: Path) -> None:
+    """With the mesh where there are several; Cells without such fields are not mentioned."""
+    found = plan(tmp_path, alpha="{image: x, storage: {size: 2Gi}}", pure="{port: 9002}")
+
+    assert found.unused == (("alpha", ("spec.image", "spec.storage")),)

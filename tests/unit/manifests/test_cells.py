@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from cell_tables import ACCEPTED, cell
+from cellmesh.errors import ManifestError
 from cellmesh.manifests import CellManifest, instance_environ, load
+from cellmesh.manifests.locally import USED, local_faults
 from cellmesh.manifests.quantities import quantity
 from cellmesh.manifests.schema import cell_schema
 from cellmesh.settings import Settings
@@ -159,3 +162,59 @@ def test_the_example_is_valid() -> None:
         ("alpha", 8000, ()),
         ("pure", 8002, ("code-analysis",)),
     ]
+
+
+def test_a_variable_may_be_a_field_that_instances_have_here_too(tmp_path: Path) -> None:
+    """The instance's name and its mesh are known without a cluster."""
+    spec = """spec:
+  replicas: 2
+  env:
+    - {name: WHO, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+    - {name: WHERE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
+"""
+    environ = environ_of(one(tmp_path, MINIMAL + spec, namespace="lab"), 1)
+
+    assert (environ["WHO"], environ["WHERE"]) == ("alpha-1", "lab")
+
+
+def test_what_may_be_missing_is_missing_here(tmp_path: Path) -> None:
+    """As in a cluster without that Secret: the variable is not there."""
+    spec = """spec:
+  env: [{name: KEY, valueFrom: {secretKeyRef: {name: s, key: k, optional: true}}}]
+  envFrom: [{configMapRef: {name: c, optional: true}}]
+"""
+
+    assert "KEY" not in environ_of(one(tmp_path, MINIMAL + spec))
+
+
+def test_a_value_is_not_expanded(tmp_path: Path) -> None:
+    """What is written is what arrives, as in a cluster."""
+    spec = "spec: {env: [{name: A, value: x}, {name: B, value: $(A) $$}]}\n"
+
+    assert environ_of(one(tmp_path, MINIMAL + spec))["B"] == "$(A) $$"
+
+
+def test_fields_that_need_a_cluster_are_taken_and_named(tmp_path: Path) -> None:
+    """Only those that the manifest holds, not the schema's defaults."""
+    spec = "spec: {port: 9000, image: a, storage: {size: 2Gi}, template: {nodeSelector: {a: b}}, resources: }\n"
+
+    assert one(tmp_path, MINIMAL + spec).unused == ("spec.image", "spec.storage", "spec.template")
+    assert one(tmp_path, MINIMAL).unused == ()
+
+
+def test_the_fields_that_have_an_effect_here_are_fields_of_the_schema() -> None:
+    """A field that is renamed there would be named here as one without effect."""
+    assert set(cell_schema()["properties"]["spec"]["properties"]) >= USED
+
+
+@pytest.mark.parametrize("data", ACCEPTED.values(), ids=ACCEPTED)
+def test_what_is_right_either_runs_here_or_names_the_field_that_cannot(tmp_path: Path, data: dict[str, Any]) -> None:
+    """No Cell that an API server takes ends in anything else."""
+    path = tmp_path / "cell.yaml"
+    path.write_text(json.dumps(cell(data)))
+
+    if local_faults(cell(data)):
+        with pytest.raises(ManifestError, match=r"\(Cell alpha\): spec\.env(From)?\[[0-9]\].* on this machine"):
+            load([str(path)])
+    else:
+        assert [found.name for found in load([str(path)])] == ["alpha"]

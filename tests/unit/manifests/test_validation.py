@@ -80,6 +80,44 @@ def test_a_wrong_field_is_refused_by_its_path(tmp_path: Path, spec: dict[str, An
     assert refusal(path)[0].startswith(f"{path}: document 1 (Cell alpha): {line}")
 
 
+@pytest.mark.parametrize(
+    ("spec", "line"),
+    [
+        (
+            {"env": [{"name": "A"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]},
+            "spec.env[1].valueFrom.secretKeyRef: there are no Secrets on this machine; give a value",
+        ),
+        (
+            {"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "s", "key": "k"}}}]},
+            "spec.env[0].valueFrom.configMapKeyRef: there are no ConfigMaps on this machine; give a value",
+        ),
+        (
+            {"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]},
+            "spec.env[0].valueFrom.fieldRef.fieldPath: there are no pods on this machine",
+        ),
+        (
+            {"env": [{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}]},
+            "spec.env[0].valueFrom.resourceFieldRef: there are no resource limits on this machine",
+        ),
+        (
+            {"envFrom": [{"configMapRef": {"name": "c"}}]},
+            "spec.envFrom[0].configMapRef: there are no ConfigMaps on this machine; put what is needed into env",
+        ),
+        (
+            {"envFrom": [{"secretRef": {"name": "c"}}]},
+            "spec.envFrom[0].secretRef: there are no Secrets on this machine; put what is needed into env",
+        ),
+    ],
+)
+def test_what_only_a_cluster_has_is_refused_by_its_path(tmp_path: Path, spec: dict[str, Any], line: str) -> None:
+    """An instance that lacked a variable would fail later, and less clearly."""
+    path = write(tmp_path, cell(**spec))
+
+    (said,) = refusal(path)
+
+    assert said.startswith(f"{path}: document 1 (Cell alpha): {line}")
+
+
 @pytest.mark.parametrize("name", ["", "Alpha", "1alpha", "alpha-", "alpha\n", "al_pha", "a" * 53, "a.b", "ä", 5, None])
 def test_a_name_that_is_no_label_is_refused(tmp_path: Path, name: Any) -> None:
     """Names are DNS-1035 labels of at most 52 characters."""
