@@ -122,17 +122,19 @@ def additions(desired: Object, live: Object) -> Additions:
 
 
 def _changed(desired: Any, live: Any, path: str, name: str) -> Iterator[str]:
+    if desired == live:
+        return
     if _empty(desired):
-        if not _empty(live) and not isinstance(desired, Mapping):
+        if not _empty(live) and not isinstance(desired, dict):
             yield path
-    elif isinstance(desired, Mapping):
-        if not isinstance(live, Mapping):
+    elif isinstance(desired, dict):
+        if not isinstance(live, dict):
             yield path
             return
         for key, value in desired.items():
             inner = _QUANTITY if name in _QUANTITY_MAPS or key in _QUANTITIES else key
             yield from _changed(value, live.get(key), _join(path, key), inner)
-    elif isinstance(desired, (list, tuple)):
+    elif isinstance(desired, list):
         yield from _changed_list(desired, live, path, name)
     elif not _same(desired, live, name):
         yield path
@@ -143,7 +145,7 @@ _QUANTITY: Final = "<quantity>"
 
 
 def _changed_list(desired: Sequence[Any], live: Any, path: str, name: str) -> Iterator[str]:
-    if not isinstance(live, (list, tuple)):
+    if not isinstance(live, list):
         yield path
     elif name in _KEYS:
         there = {_key(item, name): item for item in live}
@@ -165,8 +167,7 @@ def _same(desired: Any, live: Any, name: str) -> bool:
         return same_quantity(desired, live)
     if live is None and not desired:
         return name not in _TRUE_WHEN_ABSENT
-    # In Python True equals 1.
-    return bool(desired == live) and isinstance(desired, bool) == isinstance(live, bool)
+    return bool(desired == live)
 
 
 def _list_additions(name: str, desired: Sequence[Object], live: Sequence[Object], compare: Any) -> Iterator[str]:
@@ -230,11 +231,11 @@ def _label(item: Object, name: str) -> str:
 
 def _map(data: Object, name: str) -> Object:
     value = data.get(name)
-    return value if isinstance(value, Mapping) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _empty(value: Any) -> bool:
-    return value is None or (isinstance(value, (str, Mapping, list, tuple)) and not value)
+    return value is None or (not value and isinstance(value, (str, dict, list)))
 
 
 def _join(path: str, key: str) -> str:

@@ -141,19 +141,21 @@ def _differs_by_operator(cell: Cell, observed: Observed, settings: BuildSettings
     live = observed.stateful_set
     if live is None or standing(live, cell) is not Standing.OURS or spec_hash(live) != cell.spec_hash:
         return False
-    before = _template_as_before(cell, observed, settings)
-    return any(
-        child.live is not None
-        and child.desired is not None
-        and standing(child.live, cell) is Standing.OURS
-        and applied_hash(child.live) not in {None, applied_hash(child.desired), before}
-        for child in children
-    )
+    outdated = [child for child in children if _is_outdated(child, cell)]
+    if [child.resource for child in outdated] == [STATEFUL_SETS]:
+        return applied_hash(live) != _hash_with_its_storage(live, cell, settings)
+    return bool(outdated)
 
 
-def _template_as_before(cell: Cell, observed: Observed, settings: BuildSettings) -> str | None:
-    """Return the hash of the StatefulSet with the storage that it has: growth is the Cell's author's wish."""
-    for template in ((observed.stateful_set or {}).get("spec") or {}).get("volumeClaimTemplates") or ():
+def _is_outdated(child: _Child, cell: Cell) -> bool:
+    if child.live is None or child.desired is None or standing(child.live, cell) is not Standing.OURS:
+        return False
+    return applied_hash(child.live) not in {None, applied_hash(child.desired)}
+
+
+def _hash_with_its_storage(live: Object, cell: Cell, settings: BuildSettings) -> str | None:
+    """Return the hash of the StatefulSet with the storage that it has: that it grows is the author's wish."""
+    for template in live["spec"].get("volumeClaimTemplates") or ():
         size = str(template["spec"]["resources"]["requests"]["storage"])
         return applied_hash(sealed(build_stateful_set(cell, settings, size=size)))
     return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from fractions import Fraction
+from functools import lru_cache
 from typing import Final
 
 _PATTERN: Final = re.compile(
@@ -16,6 +18,20 @@ _BINARY: Final = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 _NANO: Final = 10**9
 
 
+@lru_cache(maxsize=1024)
+def _read(text: str) -> Fraction:
+    match = _PATTERN.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no quantity; write for example 500m, 2 or 1Gi")
+    number = Fraction(match["number"].rstrip(".")) * (-1 if match["sign"] == "-" else 1)
+    suffix = match["suffix"] or ""
+    if suffix in _BINARY:
+        number *= 2 ** _BINARY[suffix]
+    else:
+        number *= Fraction(10) ** (_DECIMAL[suffix] if suffix in _DECIMAL else int(suffix[1:]))
+    return Fraction(math.ceil(number * _NANO), _NANO)
+
+
 def quantity(value: object) -> Fraction:
     """Return the number that a quantity stands for.
 
@@ -26,18 +42,7 @@ def quantity(value: object) -> Fraction:
         ValueError: it is no quantity by the grammar of apimachinery's ``resource.Quantity``.
 
     """
-    text = value if isinstance(value, str) else str(value)
-    match = _PATTERN.fullmatch(text)
-    if isinstance(value, bool) or match is None:
-        raise ValueError(f"{value!r} is no quantity; write for example 500m, 2 or 1Gi")
-    number = Fraction(match["number"].rstrip(".")) * (-1 if match["sign"] == "-" else 1)
-    suffix = match["suffix"] or ""
-    if suffix in _BINARY:
-        number *= 2 ** _BINARY[suffix]
-    else:
-        exponent = _DECIMAL[suffix] if suffix in _DECIMAL else int(suffix[1:])
-        number *= Fraction(10) ** exponent
-    return Fraction(-(-number * _NANO // 1), _NANO) if number >= 0 else Fraction(number * _NANO // 1, _NANO)
+    return _read(value if isinstance(value, str) else str(value))
 
 
 def same_quantity(one: object, other: object) -> bool:
