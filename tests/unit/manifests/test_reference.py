@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tools.cell_reference import REFERENCE, reference
-
 from cellmesh.manifests.schema import cell_schema
+from tools.cell_reference import REFERENCE, reference
 
 
 def test_the_reference_is_up_to_date() -> None:
