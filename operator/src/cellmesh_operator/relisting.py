@@ -119,10 +119,13 @@ class Relisting:
                 _log.debug("cannot list %s: %s", kind.plural, error)
                 self._due[kind] = self._clock() + RETRY
                 continue
-            self._in_a_row[kind] = self._in_a_row[kind] + 1 if count else 0
-            if count:
-                self._metrics.repaired(kind.plural, count)
-                _log.warning("%d %s had changed without their watch saying so; put right", count, kind.plural)
+            self._note(kind, count)
+
+    def _note(self, kind: Resource, count: int) -> None:
+        self._in_a_row[kind] = self._in_a_row[kind] + 1 if count else 0
+        if count:
+            self._metrics.repaired(kind.plural, count)
+            _log.warning("%d %s had changed without their watch saying so; put right", count, kind.plural)
 
     async def _wait(self, seconds: float) -> None:
         self._news.clear()

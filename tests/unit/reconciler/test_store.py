@@ -1,0 +1,83 @@
+"""The store: the newest state wins, whatever comes first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cellmesh_operator.naming import CELL_LABEL, CELLS, PODS, STATEFUL_SETS
+from cellmesh_operator.store import Store
+
+KEY = ("mesh", "alpha")
+
+
+def item(version: int, *, name: str = "alpha", uid: str = "u", cell: str | None = "alpha", **more: Any) -> Any:
+    """Return an object."""
+    labels = {CELL_LABEL: cell} if cell else {}
+    metadata = {"name": name, "namespace": "mesh", "uid": uid, "resourceVersion": str(version), "labels": labels}
+    return {"metadata": {**metadata, **more}}
+
+
+def test_news_name_the_cell_to_look_at_and_echoes_do_not() -> None:
+    """Expect a state that is known to be no news."""
+    store = Store()
+    assert store.put(STATEFUL_SETS, item(5)) == KEY
+    assert store.put(STATEFUL_SETS, item(5)) is None
+
+
+def test_an_older_state_that_comes_late_is_ignored() -> None:
+    """Expect versions to be compared as numbers."""
+    store = Store()
+    store.put(STATEFUL_SETS, item(10))
+    assert store.put(STATEFUL_SETS, item(9)) is None
+    found = store.get(STATEFUL_SETS, KEY)
+    assert found is not None
+    assert found["metadata"]["resourceVersion"] == "10"
+
+
+def test_an_older_state_does_not_revive_what_was_deleted() -> None:
+    """Expect a late answer to a write of ours not to bring an object back."""
+    store = Store()
+    store.put(STATEFUL_SETS, item(5))
+    assert store.drop(STATEFUL_SETS, KEY, uid="u", version=7) == KEY
+    assert store.put(STATEFUL_SETS, item(6)) is None
+    assert store.get(STATEFUL_SETS, KEY) is None
+
+
+def test_the_deletion_of_an_object_leaves_its_successor() -> None:
+    """Expect a deletion to concern one uid."""
+    store = Store()
+    store.put(STATEFUL_SETS, item(9, uid="new"))
+    assert store.drop(STATEFUL_SETS, KEY, uid="old", version=8) is None
+    assert store.get(STATEFUL_SETS, KEY) is not None
+
+
+def test_pods_are_found_by_their_cell() -> None:
+    """Expect those of the Cell, by name, and none when they are gone."""
+    store = Store()
+    store.put(PODS, item(2, name="alpha-1", uid="1"))
+    store.put(PODS, item(3, name="alpha-0", uid="0"))
+    store.put(PODS, item(4, name="pure-0", uid="2", cell="pure"))
+    assert [pod["metadata"]["name"] for pod in store.of_cell(PODS, KEY)] == ["alpha-0", "alpha-1"]
+    store.drop(PODS, ("mesh", "alpha-0"), uid="0", version=9)
+    store.drop(PODS, ("mesh", "alpha-1"), uid="1", version=9)
+    assert (store.of_cell(PODS, KEY), store.count_of_cell(PODS, KEY)) == ((), 0)
+
+
+def test_a_pod_that_changes_its_cell_leaves_the_former() -> None:
+    """Expect it under the new Cell alone."""
+    store = Store()
+    store.put(PODS, item(2, name="p", uid="1"))
+    assert store.put(PODS, item(3, name="p", uid="1", cell="pure")) == ("mesh", "pure")
+    assert store.count_of_cell(PODS, KEY) == 0
+
+
+def test_who_owns_which_field_is_not_kept() -> None:
+    """Expect `managedFields`, half of an object, to be left out."""
+    store = Store()
+    store.put(CELLS, item(1, cell=None, managedFields=[{"manager": "kubectl"}], generation=3))
+    found = store.get(CELLS, KEY)
+    assert found is not None
+    assert "managedFields" not in found["metadata"]
+    entry = store.entry(CELLS, KEY)
+    assert entry is not None
+    assert entry.generation == 3
