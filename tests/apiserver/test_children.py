@@ -328,14 +328,18 @@ def test_an_apply_meant_for_another_object_is_refused(plane: ControlPlane, names
 
 
 def test_storage_grows_while_the_pods_run(plane: ControlPlane, namespace: str, controllers: Any) -> None:
-    """The claims grow, the StatefulSet is made anew, and the pods and claims are the ones that were there."""
+    """The claims grow, the StatefulSet is made anew, and the pods and claims are the ones that were there.
+
+    Even where claims are to go with their StatefulSet: here it goes without what it owns.
+    """
     make_storage_class(plane.api, "grows", expandable=True)
     controllers("statefulset-controller", "garbage-collector-controller")
-    storage = {"size": "1Gi", "className": "grows"}
+    storage = {"size": "1Gi", "className": "grows", "retention": {"whenDeleted": "Delete"}}
     world = World(plane, namespace, {"replicas": 2, "storage": storage})
     with Kubelet(plane, namespace):
         world.reconcile()
         eventually(lambda: ready(world) == ("True", "InstancesReady"), within=20)
+        eventually(lambda: all(owners(claim) for claim in world.observed().claims), within=20)
         before = identities(world)
         world.edit({"storage": {"size": "2Gi"}})
         (grow,) = {type(action) for action in world.decide().actions if not isinstance(action, Apply)}
@@ -344,6 +348,7 @@ def test_storage_grows_while_the_pods_run(plane: ControlPlane, namespace: str, c
         for claim in world.observed().claims:
             bind_claim(plane.api, namespace, claim["metadata"]["name"], capacity="2Gi")
         eventually(lambda: ready(world) == ("True", "InstancesReady"), within=20)
+        eventually(lambda: all(owners(claim) for claim in world.observed().claims), within=20)
         assert identities(world) == before
         assert condition(world, "StorageReady") == ("True", "Bound")
 
@@ -401,3 +406,9 @@ def identities(world: World) -> set[str]:
     """Return the uids of pods and claims."""
     observed = world.observed()
     return {item["metadata"]["uid"] for item in (*observed.pods, *observed.claims)}
+
+
+def owners(item: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the owner references of an object."""
+    found: list[dict[str, Any]] = item["metadata"].get("ownerReferences", [])
+    return found
