@@ -14,6 +14,9 @@ from typing import Any, Final
 
 Rule = Mapping[str, str]
 
+#: The version whose OpenAPI document the parts were last cut from; others differ in descriptions.
+KUBERNETES: Final = "1.34"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
