@@ -77,6 +77,7 @@ async def test_a_silent_cell_is_gone_from_all_after_fifteen_seconds() -> None:
         await both.pass_time(1)
         await both.see()
         assert both.api.leases() == {}
+        assert sum(replica.discovery.counters.expired for replica in both) == 1
 
 
 async def test_a_cell_whose_replica_died_is_let_go_by_the_others() -> None:

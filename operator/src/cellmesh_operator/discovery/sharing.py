@@ -201,7 +201,7 @@ class Sharing:
                 continue
             if self._lease(key) is None:
                 self._pending.pop(key, None)
-                self._let_go(key)
+                self._counters.expired += self._registry.discard(key)
             else:
                 self._submit(key, _Task(_Kind.EXPIRE))
 
@@ -312,15 +312,19 @@ class Sharing:
         lease = self._lease(key)
         if lease is None or key in self._pending or not self._silent(key, self._clock()):
             return
-        await self._delete(api, lease)
+        ended_here = await self._delete(api, lease)
         if key not in self._pending:
-            self._let_go(key)
+            self._counters.expired += ended_here
+            self._beats.pop(key, None)
+            self._registry.discard(key)
 
-    async def _delete(self, api: Leaser, lease: LeaseFacts) -> None:
-        await api.delete(LEASES, self._namespace, lease.name, uid=lease.uid, version=lease.version)
+    async def _delete(self, api: Leaser, lease: LeaseFacts) -> bool:
+        """Delete the version that is known; return whether it was still there."""
+        there = await api.delete(LEASES, self._namespace, lease.name, uid=lease.uid, version=lease.version)
         self._removed[lease.uid] = None
         if len(self._removed) > REMEMBERED:
             self._removed.popitem(last=False)
+        return there
 
     async def _look(self, api: Leaser, key: Key) -> None:
         """See what is there now."""
@@ -358,10 +362,6 @@ class Sharing:
     def _removing(self, key: Key) -> bool:
         tasks = (self._pending.get(key), self._busy.get(key))
         return any(task is not None and task.kind is _Kind.REMOVE for task in tasks)
-
-    def _let_go(self, key: Key) -> None:
-        self._beats.pop(key, None)
-        self._counters.expired += self._registry.discard(key)
 
     def _fail(self, error: ApiError | ConnectionLost) -> None:
         self.failures += 1
