@@ -104,6 +104,22 @@ def test_editing_what_only_peers_see_writes_no_child() -> None:
     assert decision.status["observedGeneration"] == 2
 
 
+def test_a_change_that_reaches_no_pod_leaves_a_ready_cell_ready() -> None:
+    """The StatefulSet only notes which spec it was built from."""
+    cluster = running()
+    cluster.edit({"serviceAccount": {"annotations": {"cloud/role": "r"}}})
+    decision = decided(cluster.observed)
+    assert kinds(decision.actions) == [("Apply", "ServiceAccount"), ("Apply", "StatefulSet")]
+    assert conditions(decision.status)["Ready"] == ("True", "InstancesReady")
+
+
+def test_a_field_that_the_author_takes_back_rolls_out_too() -> None:
+    """Nothing of ours differs in the live object then, and yet its pods are about to change."""
+    cluster = running({"template": {"nodeSelector": {"disk": "ssd"}}})
+    cluster.edit({})
+    assert conditions(decided(cluster.observed).status)["Ready"] == ("False", "RollingOut")
+
+
 def test_a_cell_that_is_being_deleted_is_left_to_the_garbage_collector() -> None:
     """Nothing is done and nothing new is said."""
     cluster = running()
