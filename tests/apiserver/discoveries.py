@@ -99,7 +99,7 @@ def _role(api: Api, namespace: str, name: str, account: str, rules: list[dict[st
 
 @contextlib.contextmanager
 def running(*replicas: Replica, ready: bool = True) -> Iterator[None]:
-    """Run replicas; at the end none of them may have said anything that is no warning."""
+    """Run replicas; in the end each has to stop in good order, without a trace of an error."""
     try:
         for replica in replicas:
             replica.start(wait=False)
@@ -111,7 +111,8 @@ def running(*replicas: Replica, ready: bool = True) -> Iterator[None]:
         yield
         for replica in replicas:
             assert replica.returncode is None, replica.log.read_text()[-2000:]
-            assert "Traceback" not in replica.log.read_text()
+            assert replica.stop() == 0
+            assert not {"Traceback", "Unclosed"} & set(replica.log.read_text().replace(" ", "\n").splitlines())
     finally:
         for replica in replicas:
             replica.kill()

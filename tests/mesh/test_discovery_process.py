@@ -167,6 +167,21 @@ def test_a_wrong_setting_is_one_clear_line() -> None:
     )
 
 
+def test_kubernetes_without_a_cluster_is_one_clear_line() -> None:
+    """Expect the remedy and exit code 1, also where the server would listen already."""
+    done = subprocess.run(
+        [*COMMAND, "--kubernetes", "--namespace", "n", "--port", "0"],
+        env=environ(KUBECONFIG="/nowhere/config"),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("discovery: cannot read how to reach the API server: ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_help_tells_the_options() -> None:
     """Expect them without a server being started."""
     done = subprocess.run([*COMMAND, "--help"], env=environ(), capture_output=True, text=True, timeout=30, check=True)

@@ -50,6 +50,8 @@ def main(*, exit_with_parent: bool, **options: Any) -> None:
         level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    # What it has to say comes as errors too, and is said once, by us.
+    logging.getLogger("kubernetes").setLevel(logging.ERROR)
     for name in unknown(os.environ):
         _log.warning("%s is no setting of discovery; is it misspelt?", name)
     # Here, so that --help and wrong settings answer before a web framework is loaded.

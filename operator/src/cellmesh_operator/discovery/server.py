@@ -15,7 +15,7 @@ import uvicorn
 
 from cellmesh_operator.discovery.app import create_app
 from cellmesh_operator.discovery.settings import PREFIX, Settings
-from cellmesh_operator.errors import ListenError
+from cellmesh_operator.errors import AccessError, ListenError
 
 #: Seconds that requests may take to end after a signal; long polls end at once.
 GRACE = 1
@@ -58,16 +58,24 @@ def serve(settings: Settings, announce: Callable[[str], None], *, exit_with_pare
 
     """
     if settings.kubernetes:
-        # Before anything starts, so that what is wrong is one line and not the end of a start.
-        from cellmesh_operator import access
-
-        asyncio.run(access.load())
+        _check_access()
     sock = bind(settings.host, settings.port)
     server = _Server(settings, announce)
     if exit_with_parent:
         threading.Thread(target=server.exit_with_parent, name="parent", daemon=True).start()
     server.run(sockets=[sock])
     return 1 if server.force_exit else 0
+
+
+def _check_access() -> None:
+    """Check before anything starts, so that what is wrong is one line and not a start that fails half-way."""
+    try:
+        from cellmesh_operator import access
+    except ModuleNotFoundError as error:
+        raise AccessError(
+            f"{error.name} is not installed; install cellmesh[operator], or do without --kubernetes"
+        ) from None
+    asyncio.run(access.load())
 
 
 class _Server(uvicorn.Server):

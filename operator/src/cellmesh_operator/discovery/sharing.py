@@ -233,7 +233,7 @@ class Sharing:
         there = self._registry.registration(new.key) is not None
         if self._registry.declared(mesh, cell_id):
             self._submit(new.key, _Task(_Kind.REMOVE, new.acquired))
-        elif not there or (new.holder != self._holder and new.says_more_than(old)):
+        elif not there or new.says_more_than(old):
             self._registry.adopt(mesh, new.record, self._clock(), self._seen())
 
     # -- what is written -------------------------------------------------------------------------------------------
