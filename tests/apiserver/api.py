@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode
 RESOURCES: dict[str, tuple[str, bool]] = {
     "cells": ("cellmesh.dev/v1alpha1", True),
     "statefulsets": ("apps/v1", True),
+    "deployments": ("apps/v1", True),
     "controllerrevisions": ("apps/v1", True),
     "services": ("v1", True),
     "serviceaccounts": ("v1", True),
