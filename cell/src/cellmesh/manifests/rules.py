@@ -79,10 +79,10 @@ def _names_differ(template: dict[str, Any]) -> bool:
 
 
 def _requests_fit(resources: dict[str, Any]) -> bool:
-    limits = resources.get("limits", {})
+    limits, requests = resources.get("limits", {}), resources.get("requests", {})
     return all(
-        name not in limits or quantity(wanted) <= quantity(limits[name])
-        for name, wanted in resources.get("requests", {}).items()
+        name not in requests or name not in limits or quantity(requests[name]) <= quantity(limits[name])
+        for name in ("cpu", "memory", "ephemeral-storage")
     )
 
 
@@ -116,7 +116,8 @@ RULES: dict[str, Rule] = {
         not (f"{mount['mountPath']}/".startswith("/var/lib/cellmesh/"))
     ),
     "!has(self.subPath) || !has(self.subPathExpr)": lambda mount: not {"subPath", "subPathExpr"} <= set(mount),
-    "!has(self.limits) || !has(self.requests) || self.requests.all(r, !(r in self.limits) || "
+    "!has(self.limits) || !has(self.requests) || ['cpu', 'memory', 'ephemeral-storage'].all(r, "
+    "!(r in self.requests) || !(r in self.limits) || "
     "quantity(string(self.requests[r])).compareTo(quantity(string(self.limits[r]))) <= 0)": _requests_fit,
     # labels and annotations
     "!self.exists(k, k.startsWith('cellmesh.dev/'))": lambda names: (
