@@ -80,3 +80,4 @@ if [ -z "$base" ]; then
 fi
 build cellmesh-cell cell/Dockerfile requirements/runtime.txt
 build cellmesh-operator operator/Dockerfile requirements/operator.txt
+docker image prune --force --filter label=dev.cellmesh.image --filter until=24h >/dev/null

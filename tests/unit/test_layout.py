@@ -22,7 +22,7 @@ def test_tests_are_no_packages() -> None:
     assert list((ROOT / "tests").rglob("__init__.py")) == []
 
 
-@pytest.mark.parametrize("file", ["runtime.txt", "dev.txt"])
+@pytest.mark.parametrize("file", ["runtime.txt", "operator.txt", "dev.txt", "pip.txt"])
 def test_every_pinned_requirement_has_hashes_and_no_index_address(file: str) -> None:
     """The pinned files name versions and hashes, and no address to fetch them from."""
     text = (ROOT / "requirements" / file).read_text()
