@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cellmesh_operator.quantities import same_quantity
+from cellmesh.protocol.quantities import same_quantity
 
 Object = Mapping[str, Any]
 

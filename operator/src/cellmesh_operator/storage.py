@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cellmesh.protocol.quantities import quantity
 from cellmesh_operator import reasons
 from cellmesh_operator.actions import Object, Observed, ResizeClaim
 from cellmesh_operator.cells import Cell, Volume
 from cellmesh_operator.naming import VOLUME, claim_name, pod_name
-from cellmesh_operator.quantities import quantity
 
 _DEFAULT_CLASS: Final = "storageclass.kubernetes.io/is-default-class"
 

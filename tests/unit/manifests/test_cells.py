@@ -13,8 +13,8 @@ from cell_tables import ACCEPTED, cell
 from cellmesh.errors import ManifestError
 from cellmesh.manifests import CellManifest, instance_environ, load
 from cellmesh.manifests.locally import USED, local_faults
-from cellmesh.manifests.quantities import quantity
 from cellmesh.manifests.schema import cell_schema
+from cellmesh.protocol.quantities import quantity
 from cellmesh.settings import Settings
 
 ROOT = Path(__file__).parents[3]

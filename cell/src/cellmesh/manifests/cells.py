@@ -10,8 +10,8 @@ from typing import Any
 from cellmesh.errors import ManifestError
 from cellmesh.manifests.documents import Document, read_documents
 from cellmesh.manifests.locally import Variable, local_faults, unused_fields, variables
-from cellmesh.manifests.quantities import quantity
 from cellmesh.manifests.schema import faults, with_defaults
+from cellmesh.protocol.quantities import quantity
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from cellmesh.manifests.quantities import quantity
+from cellmesh.protocol.quantities import quantity
 
 _RESERVE = quantity("64Mi")
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")

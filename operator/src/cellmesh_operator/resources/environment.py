@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from cellmesh.protocol.quantities import quantity
 from cellmesh_operator.actions import BuildSettings
 from cellmesh_operator.cells import Cell, Volume
 from cellmesh_operator.naming import DATA_DIR
-from cellmesh_operator.quantities import quantity
 
 #: Settings of a cell, see ``cellmesh.settings``; a test holds every name made here to be one.
 PREFIX = "CELLMESH_"

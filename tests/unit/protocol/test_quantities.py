@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellmesh_operator.quantities import quantity, same_quantity
+from cellmesh.protocol.quantities import quantity, same_quantity
 
 
 @pytest.mark.parametrize(
