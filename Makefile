@@ -82,6 +82,7 @@ cluster-delete: ## Delete that cluster
 manifests: .venv/.dev ## Refresh what is made from the Cell's definition and the charts: install.yaml, tables, snapshots
 	@tests/kind/tools.sh helm
 	@$(BIN)/python -m tools.manifests
+	@$(BIN)/python -m tools.cell_reference
 
 lock: .venv/.dev ## Refresh the pinned versions and hashes in requirements/
 	@$(UV_LOCK) --upgrade -o requirements/runtime.txt

@@ -15,6 +15,11 @@ log=${1:-$cache/dockerd.log}
 runtime=()
 sys_resource=$((1 << 24)) bounding=0x$(awk '/^CapBnd/ {print $2}' /proc/self/status)
 if ! ((bounding & sys_resource)); then runtime=(--add-runtime "capped=$here/runc" --default-runtime capped); fi
+# Left over from one that was killed, and perhaps the number of some other process by now.
+for file in docker:dockerd docker/containerd/containerd:containerd; do
+    pid=/var/run/${file%:*}.pid
+    if [ -e "$pid" ] && [ "$(cat "/proc/$(cat "$pid")/comm" 2>/dev/null)" != "${file#*:}" ]; then rm -f "$pid"; fi
+done
 step "starting docker (its log: $log) ..."
 # A process of its own, without our lock and terminal: it stays when this script has ended.
 setsid nohup dockerd "${runtime[@]}" >"$log" 2>&1 9>&- </dev/null &
