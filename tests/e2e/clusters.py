@@ -17,10 +17,14 @@ from apiserver.binaries import folders
 from e2e.programs import PATIENCE, ROOT, Failed, program, run
 from levels import missing
 from processes import Answer, request
+from support import eventually
 
 NAME = "cellmesh-e2e"
 #: Seconds in which the slowest thing should happen: a pod on a busy machine of two cores.
 SOON = 120.0
+#: Of the API server: the kubelet runs what lies in this directory.
+MANIFEST = "/etc/kubernetes/manifests/kube-apiserver.yaml"
+ASIDE = "/etc/kubernetes/kube-apiserver.yaml"
 
 
 class Cluster:
@@ -138,6 +142,25 @@ class Cluster:
 
         """
         return run(["docker", "exec", node, *command], environ={})
+
+    @contextmanager
+    def api_server_stopped(self) -> Iterator[None]:
+        """Take the manifest of the API server away, wait for its end, and for its return when the context ends."""
+        node = self.control_plane
+        self.on_node(node, "mv", MANIFEST, ASIDE)
+        try:
+            eventually(lambda: not self.answers(), within=SOON, message="the API server to stop")
+            yield
+        finally:
+            self.on_node(node, "mv", ASIDE, MANIFEST)
+            eventually(self.answers, within=SOON, message="the API server to be back")
+
+    def answers(self) -> bool:
+        """Tell whether the API server is ready."""
+        try:
+            return request(self.port, "GET", "/readyz", timeout=5).status == 200
+        except OSError:
+            return False
 
 
 def kept() -> Path:

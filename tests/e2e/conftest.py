@@ -114,6 +114,20 @@ def client(cluster: Cluster, built: Images) -> Iterator[ClientPod]:
         cluster.kubectl("delete", "namespace", CLIENT_NAMESPACE)
 
 
+@pytest.fixture
+def needs_nodes(cluster: Cluster) -> None:
+    """Skip where nodes are not containers of this machine, in which a test could run commands."""
+    if not cluster.kind:
+        pytest.skip("the nodes of this cluster cannot be entered; use kind: unset CELLMESH_E2E_KUBECONFIG")
+
+
+@pytest.fixture
+def needs_workers(cluster: Cluster) -> None:
+    """Skip where draining a node would leave none, or would meet others' pods."""
+    if not cluster.kind or len(cluster.workers) != 2:
+        pytest.skip("this cluster is not kind's with two workers; unset CELLMESH_E2E_KUBECONFIG")
+
+
 def _spaces(cluster: Cluster, release: Release, config: pytest.Config) -> Iterator[Callable[..., Space]]:
     with ExitStack() as stack:
 

@@ -66,7 +66,7 @@ def test_a_missing_image_stops_no_message_and_the_right_one_mends_it(
     space.start(cell("alpha"), cell("pure", replicas=2, storage=VOLUME))
     with ledger(space, to="pure") as flow:
         space.patch("pure", {"image": f"{built.cell}-is-not-there", "imagePullPolicy": "Never"})
-        space.wait_condition("pure", "Ready", "False", "ErrImageNeverPull")
+        space.wait_condition("pure", "Ready", "False", "ImagePullBackOff")
         assert space.condition("pure", "Available")["status"] == "True"
         flow.wait_flowing()
         space.patch("pure", {"image": built.next_cell})
