@@ -86,6 +86,35 @@ async def test_an_idle_api_server_is_asked_whether_it_is_there(monkeypatch: pyte
         assert not replica.cluster.in_contact
 
 
+async def test_an_api_server_that_answers_does_not_make_up_for_a_watch_that_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Expect what is told to grow old when one kind cannot be followed any more."""
+    monkeypatch.setattr("cellmesh_operator.discovery.cluster.PROBE", 0.05)
+    api = FakeApi()
+    async with serving(api) as (replica, _):
+        await synced(replica)
+        api.refuse["list pods"] = ApiError(403, "Forbidden", "pods is forbidden")
+        api.cut()
+        pods = next(one for one in replica.cluster.reflectors if one.resource is PODS)
+        await eventually_async(lambda: not pods.open, within=5, message="the refusal")
+        replica.now += 20
+        asked = api.count("get", LEASES)
+        await eventually_async(lambda: api.count("get", LEASES) > asked + 1, within=5, message="the API server asked")
+        assert replica.cluster.age == 20
+
+
+async def test_a_registration_too_large_to_be_shared_is_413() -> None:
+    """Expect a body within the limit that does not fit with what discovery adds to be refused clearly."""
+    async with serving() as (replica, client):
+        await synced(replica)
+        text = '{"cell_id":"laptop","ip":"h","port":1,"note":"%s"}'
+        body = text % ("x" * (16 * 1024 - len(text) + 2))
+        answer = await client.post("/register", content=body, headers={"content-type": "application/json"})
+        assert (len(body), answer.status_code, answer.json()["code"]) == (16 * 1024, 413, "body_too_large")
+        assert replica.names() == []
+
+
 async def test_a_cell_without_a_ready_instance_is_known() -> None:
     """Expect known, no peers, and its name among those available for an unknown one."""
     api = FakeApi()

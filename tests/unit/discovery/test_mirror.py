@@ -58,6 +58,16 @@ def test_an_object_that_was_deleted_does_not_come_back_by_an_older_answer(fixtur
     assert fixture.mirror.get(("m", "a")) == "anew"
 
 
+def test_an_object_that_is_said_to_be_gone_is_not_brought_back_by_a_late_change(fixture: Fixture) -> None:
+    """Expect the change that made the version which was deleted to be ignored, and a new object not."""
+    fixture.mirror.put(item("a", 5))
+    fixture.mirror.lose(("m", "a"))
+    fixture.mirror.put(item("a", 5))
+    assert (fixture.mirror.get(("m", "a")), fixture.told) == (None, [(None, "x"), ("x", None)])
+    fixture.mirror.put(item("a", 7, "anew"))
+    assert fixture.mirror.get(("m", "a")) == "anew"
+
+
 def test_a_watch_that_is_ahead_of_a_list_differs_in_nothing(fixture: Fixture) -> None:
     """Expect what was created, changed or deleted after the list not to be taken for an error."""
     fixture.mirror.replace(fixture.list(10, item("changed", 1), item("deleted", 2)))

@@ -218,6 +218,22 @@ async def test_a_change_that_is_on_its_way_is_no_repair() -> None:
         assert fixture.reflector.repairs == 0
 
 
+async def test_a_watch_that_is_lost_during_a_comparison_has_not_missed_anything() -> None:
+    """Expect what the list knew to be taken in by the next one, and no repair to be counted."""
+    fixture = Fixture(Pace(compare=0.05, grace=30, backoff=0.01))
+    async with fixture.running():
+        await fixture.watches()
+        fixture.api.silent = True
+        fixture.api.put(CELLS, cell("a"))
+        lists = fixture.api.count("list", CELLS)
+        await eventually_async(
+            lambda: fixture.api.count("list", CELLS) > lists, within=5, message="a list that knows of it"
+        )
+        fixture.api.cut()
+        await fixture.holds("a")
+        assert (fixture.reflector.repairs, fixture.reflector.restarts) == (0, 1)
+
+
 async def test_a_restored_api_server_is_believed() -> None:
     """Expect objects with smaller versions than before to be taken in."""
     fixture = Fixture(WATCHING)

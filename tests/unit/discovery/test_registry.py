@@ -238,6 +238,25 @@ def test_the_etag_of_an_unknown_cell_covers_the_names_given(fixture: Fixture) ->
     assert fixture.registry.etag(scope, settled=True) != before
 
 
+def test_the_etag_tells_a_cell_without_instances_from_a_name_that_nobody_has(fixture: Fixture) -> None:
+    """Expect known to be part of it, also where no other name is."""
+    scope = Scope("default", "pure")
+    before = fixture.registry.etag(scope, settled=True)
+    fixture.registry.declare("default", "pure")
+    assert fixture.registry.etag(scope, settled=True) != before
+
+
+def test_a_cell_that_comes_and_goes_leaves_nothing_behind(fixture: Fixture) -> None:
+    """Expect no mesh, and a version that differs from those before."""
+    scope = Scope("default", "pure")
+    versions = [fixture.registry.version(scope)]
+    fixture.registry.declare("default", "pure")
+    versions.append(fixture.registry.version(scope))
+    fixture.registry.undeclare("default", "pure")
+    versions.append(fixture.registry.version(scope))
+    assert (fixture.registry.meshes(), len(set(versions))) == ({}, 3)
+
+
 def test_available_cells_are_distinct_sorted_and_bounded() -> None:
     """Expect each name once, the first hundred of them."""
     fixture = Fixture(limit=1000)

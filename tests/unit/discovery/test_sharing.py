@@ -222,13 +222,42 @@ async def test_a_registration_that_was_renewed_elsewhere_does_not_expire_here() 
         one.register("pure")
         await both.see("pure")
         both.api.silent = True
-        await both.pass_time(8)
-        await two.beat("pure")
-        await both.written()
-        await both.pass_time(8)
-        assert one.names() == ["pure"]
-        assert one.discovery.counters.expired == 0
+        for _ in range(10):
+            await both.pass_time(4)
+            assert await two.beat("pure")
+            await both.written()
+            assert one.names() == ["pure"]
+        assert [replica.discovery.counters.expired for replica in both] == [0, 0]
         both.api.silent = False
+
+
+async def test_an_edited_label_is_no_sign_of_life() -> None:
+    """Expect a silent cell to be gone in time although somebody writes its Lease."""
+    async with replicas() as both:
+        one, _ = both
+        one.register("pure")
+        await both.see("pure")
+        for number in range(3):
+            await both.pass_time(4)
+            (lease,) = both.api.leases().values()
+            lease["metadata"]["labels"]["note"] = str(number)
+            both.api.put(LEASES, lease)
+        await both.pass_time(4)
+        await both.see()
+
+
+async def test_a_lease_under_a_cells_name_is_not_taken_in_and_removed() -> None:
+    """Expect what a replica wrote that did not know of the Cell to be cleared away."""
+    async with replicas() as both:
+        one, _ = both
+        one.register("pure")
+        await both.see("pure")
+        (lease,) = both.api.leases().values()
+        both.api.put(CELLS, cell("pure"))
+        await eventually_async(lambda: not both.api.leases(), within=5, message="the Lease to be gone")
+        both.api.put(LEASES, {**lease, "metadata": {**lease["metadata"], "uid": "another"}})
+        await eventually_async(lambda: not both.api.leases(), within=5, message="the Lease to be gone again")
+        assert [replica.names() for replica in both] == [[], []]
 
 
 async def test_a_beat_during_the_deletion_of_its_lease_brings_it_back() -> None:

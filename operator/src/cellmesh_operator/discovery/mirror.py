@@ -96,7 +96,9 @@ class Mirror(Generic[T]):
 
     def lose(self, key: ObjectKey) -> None:
         """Take in that an object is not there any more: the API server just said so, without a version."""
-        self._release(key)
+        if key in self._held:
+            self._deleted[key] = self._held[key][0]
+            self._release(key)
 
     def forget_deleted(self) -> None:
         """Forget what was deleted so far: no list that is asked for from now on can hold it."""

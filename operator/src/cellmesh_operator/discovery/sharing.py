@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -47,8 +47,6 @@ MAX_BACKOFF = 5.0
 #: Seconds and number of questions at the same time about Leases of unknown heartbeats.
 LOOKUP_TIMEOUT = 2.0
 LOOKUPS = 8
-#: Leases deleted here whose late echoes are still recognised.
-REMEMBERED = 1000
 _log = logging.getLogger(__name__)
 
 
@@ -142,7 +140,6 @@ class Sharing:
         self._busy: dict[Key, _Task] = {}
         self._queue: asyncio.Queue[Key] = asyncio.Queue()
         self._beats: dict[Key, float] = {}
-        self._removed: OrderedDict[str, None] = OrderedDict()
         self._lookups = asyncio.Semaphore(LOOKUPS)
         self._failing = False
 
@@ -183,7 +180,7 @@ class Sharing:
         False also where the API server does not say: the cell then registers again, which is taken here.
         """
         mesh, cell_id, _ = key
-        if self._api is None or self._registry.declared(mesh, cell_id) or self._removing(key):
+        if self._api is None or self._registry.declared(mesh, cell_id):
             return False
         async with self._lookups:
             try:
@@ -212,8 +209,6 @@ class Sharing:
             if old is not None and not self._alive(old.key):
                 self._beats.pop(old.key, None)
                 self._registry.discard(old.key)
-            return
-        if new.uid in self._removed:
             return
         task = self._pending.get(new.key) or self._busy.get(new.key)
         if task is None:
@@ -315,15 +310,11 @@ class Sharing:
         ended_here = await self._delete(api, lease)
         if key not in self._pending:
             self._counters.expired += ended_here
-            self._beats.pop(key, None)
-            self._registry.discard(key)
 
     async def _delete(self, api: Leaser, lease: LeaseFacts) -> bool:
         """Delete the version that is known; return whether it was still there."""
         there = await api.delete(LEASES, self._namespace, lease.name, uid=lease.uid, version=lease.version)
-        self._removed[lease.uid] = None
-        if len(self._removed) > REMEMBERED:
-            self._removed.popitem(last=False)
+        self.mirror.lose((self._namespace, lease.name))
         return there
 
     async def _look(self, api: Leaser, key: Key) -> None:
@@ -344,8 +335,7 @@ class Sharing:
             self._queue.put_nowait(key)
 
     def _lease(self, key: Key) -> LeaseFacts | None:
-        lease = self.mirror.get((self._namespace, lease_name(key)))
-        return None if lease is None or lease.uid in self._removed else lease
+        return self.mirror.get((self._namespace, lease_name(key)))
 
     def _silent(self, key: Key, now: float) -> bool:
         entry, lease = self._registry.registration(key), self._lease(key)
@@ -358,10 +348,6 @@ class Sharing:
         """Whether something was heard of a registration here that is not written yet."""
         tasks = (self._pending.get(key), self._busy.get(key))
         return any(task is not None and task.alive for task in tasks)
-
-    def _removing(self, key: Key) -> bool:
-        tasks = (self._pending.get(key), self._busy.get(key))
-        return any(task is not None and task.kind is _Kind.REMOVE for task in tasks)
 
     def _fail(self, error: ApiError | ConnectionLost) -> None:
         self.failures += 1
