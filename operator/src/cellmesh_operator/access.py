@@ -64,9 +64,12 @@ async def reload(configuration: Configuration, environ: Mapping[str, str] | None
 
 
 def _file(environ: Mapping[str, str]) -> str | None:
-    """Return the kubeconfig to read: the one that is named, which may not be there, or the default one that is."""
+    """Return the kubeconfig to read: what is named, which may be several, or the default one if it is there."""
+    named = environ.get("KUBECONFIG")
+    if named and not any(Path(part).exists() for part in named.split(os.pathsep)):
+        raise AccessError(f"KUBECONFIG names a file that is not there: {named}")
     default = Path(DEFAULT_KUBECONFIG).expanduser()
-    return environ.get("KUBECONFIG") or (str(default) if default.exists() else None)
+    return named or (str(default) if default.exists() else None)
 
 
 async def authorization(configuration: Configuration) -> dict[str, str]:

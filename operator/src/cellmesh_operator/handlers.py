@@ -17,7 +17,6 @@ from typing import Any, Final, cast
 
 import aiohttp
 import kopf
-import uvloop
 from kubernetes.aio.client import Configuration
 
 from cellmesh_operator import access
@@ -33,6 +32,10 @@ Sink = Callable[[Resource, str | None, dict[str, Any]], None]
 
 #: Seconds between attempts of one request; the last is repeated for as long as it takes.
 BACKOFFS: Final = (0.5, 1.0, 2.0, *(3.0,) * 10_000)
+#: Seconds that kopf may take to end by itself.
+ENDING: Final = 2.0
+#: Status codes that kopf deals with: success, a new login, a new list, a pause.
+_FOR_KOPF: Final = {200, 401, 410, 429}
 #: Seconds between two logins, if the API server accepts none.
 LOGIN_INTERVAL: Final = 5.0
 
@@ -74,7 +77,7 @@ class Watcher:
         def body() -> None:
             error: BaseException | None = None
             try:
-                with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                with asyncio.Runner() as runner:
                     runner.run(self._operate())
             except BaseException as caught:
                 error = caught if isinstance(caught, Exception) else RuntimeError(f"kopf ended: {caught!r}")
@@ -95,27 +98,56 @@ class Watcher:
                 self._loop.call_soon_threadsafe(self._stop.set)
 
     async def _operate(self) -> None:
-        session = _Session(self._streams)
-        registry = build_registry(self._sink, session.log_in)
+        session, ending = _Session(self._streams), asyncio.Event()
         with self._lock:
             self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        operator = kopf.operator(
+            registry=build_registry(self._sink, session.log_in, ending),
+            settings=build_settings(),
+            clusterwide=not self._namespaces,
+            namespaces=self._namespaces,
+            stop_flag=self._stop,
+        )
+        # Both before kopf begins, which takes every later task of this loop for its own.
+        tasks = [asyncio.create_task(operator), asyncio.create_task(_wait(ending))]
         try:
-            await kopf.operator(
-                registry=registry,
-                settings=build_settings(),
-                clusterwide=not self._namespaces,
-                namespaces=self._namespaces,
-                stop_flag=self._stop,
-            )
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await _end(tasks[0])
+            tasks[0].result()
         finally:
             with self._lock:
                 self._loop = self._stop = None
             await session.close()
 
 
-def build_registry(sink: Sink, log_in: Callable[..., Awaitable[kopf.AiohttpSession]]) -> kopf.OperatorRegistry:
-    """Return the handlers: one per kind, each of which passes everything on."""
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+async def _end(operator: asyncio.Task[None]) -> None:
+    """Wait until kopf has ended, and see to it that it does.
+
+    When a watch of kopf 1.45 fails, the others may be left waiting for a login that nobody does any more, and may
+    mistake being cancelled for being paused. Cancelled again they end, unless what pauses them is cancelled too.
+    """
+    await asyncio.wait([operator], timeout=ENDING)
+    while not operator.done():
+        for task in asyncio.all_tasks():
+            if task not in {operator, asyncio.current_task()} and not task.get_name().startswith("pause-waiter"):
+                task.cancel()
+        await asyncio.wait([operator], timeout=0.2)
+
+
+def build_registry(
+    sink: Sink, log_in: Callable[..., Awaitable[kopf.AiohttpSession]], ending: asyncio.Event
+) -> kopf.OperatorRegistry:
+    """Return the handlers: one per kind, each of which passes everything on; ``ending`` is set when kopf ends."""
     registry = kopf.OperatorRegistry()
+
+    @kopf.on.cleanup(registry=registry)
+    async def end(**_: Any) -> None:
+        ending.set()
+
     kopf.on.login(registry=registry, id="log_in")(cast("Any", log_in))
     for kind in KINDS:
         _register(registry, kind, sink)
@@ -151,6 +183,10 @@ def build_settings() -> kopf.OperatorSettings:
     settings.persistence.progress_storage = _NoProgress()
     settings.persistence.diffbase_storage = _NoDiffBase()
     return settings
+
+
+class _Refused(aiohttp.ClientConnectionError):
+    """An answer that shall be taken for a lost connection."""
 
 
 class _NoDiffBase(kopf.DiffBaseStorage):
@@ -228,10 +264,18 @@ class _Session:
         # For each request, since the pod's token is replaced while watches go on.
         if self._configuration is not None:
             request.headers.update(await access.authorization(self._configuration))
-        return await handler(request)
+        response = await handler(request)
+        if response.status not in _FOR_KOPF:
+            # Of these kopf would end: rights that are not granted yet, a definition that is gone for a while. As a
+            # lost connection they are tried again until they work.
+            self._streams.answered(response.url, response.status)
+            response.release()
+            raise _Refused(f"{response.status}")
+        return response
 
     async def _answered(self, _session: Any, _context: Any, params: aiohttp.TraceRequestEndParams) -> None:
         self._streams.answered(params.url, params.response.status)
 
     async def _failed(self, _session: Any, _context: Any, params: aiohttp.TraceRequestExceptionParams) -> None:
-        self._streams.failed(params.url, params.exception)
+        if not isinstance(params.exception, _Refused):
+            self._streams.failed(params.url, params.exception)

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-import uvloop
 from prometheus_client import disable_created_metrics
 
 from cellmesh_operator.client import Client
@@ -37,6 +36,7 @@ STEADY: Final = 60.0
 SETTLE: Final = 0.2
 
 _log = logging.getLogger("cellmesh_operator.reconciler")
+_DEFINITION: Final = f"the definition of Cells, {PLURAL}.{GROUP}: install the chart cellmesh-crds"
 _drop_created: Callable[[], None] = disable_created_metrics
 
 
@@ -53,7 +53,7 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     """
     _keep_kopf_short()
     _drop_created()  # each counter twice would be a third of /metrics
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner() as runner:
         runner.run(_main(settings, announce))
 
 
@@ -138,6 +138,8 @@ class Program:
         """Return what keeps it from its work; empty: nothing."""
         if self._waiting_for:
             return f"waiting for {self._waiting_for}"
+        if self._streams.undefined:
+            return f"waiting for {_DEFINITION}"
         return self.wrong() if self._streams.all_watched else "waiting for the watches to be connected"
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -255,7 +257,7 @@ class Program:
 
 def _missing(error: ApiError) -> str:
     if error.not_found:
-        return f"the definition of Cells, {PLURAL}.{GROUP}: install the chart cellmesh-crds"
+        return _DEFINITION
     if error.forbidden:
         return f"the right to list what belongs to Cells: {error.message}"
     return f"the API server: {error}"
@@ -268,6 +270,7 @@ async def _wait(event: asyncio.Event) -> None:
 def _keep_kopf_short() -> None:
     """Let kopf log what nobody else does, without stack traces; ``streams.py`` reports its requests."""
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    logging.getLogger("kubernetes").setLevel(logging.ERROR)
     for name in ("kopf._cogs.clients", "kopf._core.reactor.running"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     for handler in logging.getLogger().handlers:

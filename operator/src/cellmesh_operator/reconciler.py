@@ -14,7 +14,7 @@ from cellmesh_operator.actions import Action, Apply, BuildSettings, Decision, De
 from cellmesh_operator.client import Client
 from cellmesh_operator.errors import ApiError
 from cellmesh_operator.metrics import Metrics
-from cellmesh_operator.naming import API_VERSION, CELLS, KIND
+from cellmesh_operator.naming import API_VERSION, CELLS, KIND, STATEFUL_SETS
 from cellmesh_operator.noticing import Notices
 from cellmesh_operator.observing import Observer, belongs
 from cellmesh_operator.rollout import Rollout
@@ -77,7 +77,7 @@ class Reconciler:
             self._conditions[key] = tuple((kind, state["status"]) for kind, state in states.items())
             ready, up_to_date = (_is_true(states, kind) for kind in (reasons.READY, reasons.UP_TO_DATE))
             self._rollout.saw(key, self._clock(), ready=ready, up_to_date=up_to_date)
-            if up_to_date and not ready and _was_rolled_out(cell, states):
+            if up_to_date and not ready and _is_rolling(self._store.get(STATEFUL_SETS, key)):
                 self._rollout.adopt(key, self._clock())
 
     def counts(self) -> Mapping[tuple[str, str], int]:
@@ -227,11 +227,14 @@ def _is_true(states: Mapping[str, Mapping[str, Any]], kind: str) -> bool:
     return bool(states.get(kind, {}).get("status") == "True")
 
 
-def _was_rolled_out(cell: Object, states: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Tell whether a Cell has become up to date after it was made, and has not been Ready since."""
-    updated = states[reasons.UP_TO_DATE]["lastTransitionTime"]
-    ready = states.get(reasons.READY, {}).get("lastTransitionTime", "")
-    return bool(cell["metadata"]["creationTimestamp"] < updated <= ready)
+def _is_rolling(stateful_set: Object | None) -> bool:
+    """Tell whether pods are still being replaced by others of a newer template."""
+    if stateful_set is None:
+        return False
+    status = stateful_set.get("status") or {}
+    if status.get("observedGeneration") != stateful_set["metadata"].get("generation"):
+        return True
+    return bool(status.get("currentRevision") != status.get("updateRevision"))
 
 
 def _utc() -> str:

@@ -9,6 +9,7 @@ time to bring it, is put right and counted; a kind that needs that three times r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -75,7 +76,7 @@ class Relisting:
         self._clock = clock
         self._sleep = sleep
         self._due: dict[Resource, float] = {}
-        self._news = asyncio.Event()
+        self._news = {kind: asyncio.Event() for kind in KINDS}
         self._in_a_row: dict[Resource, int] = dict.fromkeys(KINDS, 0)
 
     @property
@@ -86,7 +87,7 @@ class Relisting:
     def request(self, kind: Resource) -> None:
         """Compare a kind soon: its watch has begun anew."""
         self._due[kind] = min(self._due.get(kind, self._clock() + self._interval), self._clock() + AFTER_LIST)
-        self._news.set()
+        self._news[kind].set()
 
     async def fill(self) -> list[Key]:
         """Read everything; return the Cells to look at, which are all that there are.
@@ -106,20 +107,22 @@ class Relisting:
 
     async def run(self) -> None:
         """Compare each kind when it is due, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for kind in KINDS:
+                group.create_task(self._follow(kind))
+
+    async def _follow(self, kind: Resource) -> None:
         while True:
-            kind = min(self._due, key=lambda one: self._due[one])
             wait = self._due[kind] - self._clock()
             if wait > 0:
-                await self._wait(wait)
+                await self._wait(kind, wait)
                 continue
             self._due[kind] = self._clock() + self._interval
             try:
-                count = await self._compare(kind, patient=True)
+                self._note(kind, await self._compare(kind, patient=True))
             except (ApiError, ConnectionLost) as error:
                 _log.debug("cannot list %s: %s", kind.plural, error)
                 self._due[kind] = self._clock() + RETRY
-                continue
-            self._note(kind, count)
 
     def _note(self, kind: Resource, count: int) -> None:
         self._in_a_row[kind] = self._in_a_row[kind] + 1 if count else 0
@@ -127,13 +130,11 @@ class Relisting:
             self._metrics.repaired(kind.plural, count)
             _log.warning("%d %s had changed without their watch saying so; put right", count, kind.plural)
 
-    async def _wait(self, seconds: float) -> None:
-        self._news.clear()
-        try:
+    async def _wait(self, kind: Resource, seconds: float) -> None:
+        self._news[kind].clear()
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._news.wait()
-        except TimeoutError:
-            pass
+                await self._news[kind].wait()
 
     async def _compare(self, kind: Resource, *, patient: bool) -> int:
         """List a kind in all scopes and put the store right; return how much that was."""

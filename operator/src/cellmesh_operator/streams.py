@@ -13,7 +13,7 @@ from typing import Final
 from yarl import URL
 
 from cellmesh_operator.client import path
-from cellmesh_operator.naming import Resource
+from cellmesh_operator.naming import CELLS, Resource
 from cellmesh_operator.store import KINDS
 
 #: A kind in a namespace; None stands for all namespaces.
@@ -48,6 +48,11 @@ class Streams:
     def faults(self) -> dict[Stream, str]:
         """The watches that are not connected, and why."""
         return dict(self._faults)
+
+    @property
+    def undefined(self) -> bool:
+        """Whether the API server does not know Cells any more."""
+        return any(stream[0] == CELLS and text.startswith("404") for stream, text in self.faults.items())
 
     def answered(self, url: URL, status: int) -> None:
         """Take note of an answer's beginning."""

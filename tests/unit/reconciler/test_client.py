@@ -326,5 +326,5 @@ async def test_no_api_server_is_told_with_what_to_do(tmp_path: Path, monkeypatch
     monkeypatch.setattr(access, "DEFAULT_KUBECONFIG", str(tmp_path / "none"))
     with pytest.raises(AccessError, match="set KUBECONFIG"):
         await access.load({})
-    with pytest.raises(AccessError, match="cannot read"):
+    with pytest.raises(AccessError, match="not there"):
         await access.load({"KUBECONFIG": str(tmp_path / "missing")})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -37,7 +38,7 @@ def test_every_kind_but_cells_is_watched_by_our_label() -> None:
 
 def test_nothing_but_events_is_handled() -> None:
     """Expect no handler for which kopf would write finalizers or annotations, and one for events of each kind."""
-    registry = build_registry(lambda *_: None, log_in)
+    registry = build_registry(lambda *_: None, log_in, asyncio.Event())
     assert registry._spawning.get_all_handlers() == []
     assert registry._changing.get_all_handlers() == []
     assert registry._webhooks.get_all_handlers() == []
@@ -48,7 +49,7 @@ def test_nothing_but_events_is_handled() -> None:
 async def test_each_handler_passes_on_kind_type_and_object() -> None:
     """Expect the raw object, untouched."""
     seen: list[Any] = []
-    registry = build_registry(lambda *given: seen.append(given), log_in)
+    registry = build_registry(lambda *given: seen.append(given), log_in, asyncio.Event())
     for handler in registry._watching.get_all_handlers():
         await handler.fn(event={"type": None, "object": {"n": handler.id}})  # type: ignore[call-arg, misc]
     assert seen == [(kind, None, {"n": kind.plural}) for kind in KINDS]

@@ -78,7 +78,11 @@ class World:
         found = self.client.there(STATEFUL_SETS, name)
         assert found is not None
         revision = str(found["metadata"]["generation"])
-        status = {"observedGeneration": found["metadata"]["generation"], "updateRevision": revision}
+        status = {
+            "observedGeneration": found["metadata"]["generation"],
+            "currentRevision": revision,
+            "updateRevision": revision,
+        }
         self.tell(STATEFUL_SETS, self.client.put(STATEFUL_SETS, {**found, "status": status}))
         for ordinal in range(found["spec"]["replicas"]):
             labels = {**found["spec"]["template"]["metadata"]["labels"], "controller-revision-hash": revision}
