@@ -52,8 +52,8 @@ make_group() {
             mv "$into.new" "$into"
             step "built into $into"
         fi
-        # What earlier versions of this checkout, or others, had built and nobody has used for a month.
-        find "$cache/tools" -mindepth 1 -maxdepth 1 -type d -mtime +30 -exec rm -rf {} +
+        # What earlier versions of this checkout, or others, had built and nobody has used for a week.
+        find "$cache/tools" -mindepth 1 -maxdepth 1 -type d -mtime +7 -exec rm -rf {} +
     fi
     if [ -n "$check" ]; then return; fi
     touch "$into"
