@@ -6,6 +6,11 @@ root=$(cd "$here/../.." && pwd)
 cache=${CELLMESH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cellmesh}
 bin=$cache/bin
 
+if ! command -v flock >/dev/null || ! command -v sha256sum >/dev/null || [ "${BASH_VERSINFO[0]}" -lt 5 ]; then
+    echo "$(basename "$0"): bash 5, flock and sha256sum are needed, as Linux has them; on other systems use a Linux machine" >&2
+    exit 1
+fi
+
 # step TEXT: what begins now, after how many seconds.
 step() { printf '%s %4ds  %s\n' "$(date +%T)" "$SECONDS" "$*" >&2; }
 
