@@ -16,6 +16,7 @@ from cellmesh_operator.client import Client
 from cellmesh_operator.errors import ApiError, ConnectionLost, OperatorError
 from cellmesh_operator.handlers import Watcher
 from cellmesh_operator.health import serving
+from cellmesh_operator.loops import new_event_loop
 from cellmesh_operator.metrics import Metrics
 from cellmesh_operator.naming import CELLS, GROUP, PLURAL, STATEFUL_SETS, Resource
 from cellmesh_operator.noticing import Notices
@@ -53,7 +54,7 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     """
     _keep_kopf_short()
     _drop_created()  # each counter twice would be a third of /metrics
-    with asyncio.Runner() as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_main(settings, announce))
 
 

@@ -86,7 +86,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                loop="uvloop",
+                loop="cellmesh_operator.loops:new_event_loop",
                 http="httptools",
                 ws="none",
                 lifespan="on",
