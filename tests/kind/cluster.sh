@@ -9,8 +9,12 @@
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 
+# Without Go, what this machine has of them.
+wanted() { if use_go; then echo apiserver kind; else echo kind; fi; }
+
 tools() {
-    "$here/tools.sh" apiserver kind
+    # shellcheck disable=SC2046  # words
+    "$here/tools.sh" $(wanted)
     kind=$(program kind) && kubectl=$(program kubectl) || die "kind and kubectl are needed; run make tools"
 }
 
@@ -48,7 +52,8 @@ load() {
 
 check() {
     "$here/docker.sh" --check
-    "$here/tools.sh" --check apiserver kind
+    # shellcheck disable=SC2046  # words
+    "$here/tools.sh" --check $(wanted)
     # Which image there is only docker can say, once it runs.
     if docker info >/dev/null 2>&1; then "$here/node-image.sh" --check; fi
 }

@@ -21,11 +21,13 @@ complete() {
     for name in ${programs[$2]}; do [ -x "$1/$name" ] || return 1; done
 }
 
-# provided GROUP: whether this machine brings the programs, where they cannot be built.
+# provided GROUP: whether this machine brings programs that tests take in place of those, where they cannot be built.
 provided() {
-    local name
-    if [ "$1" = apiserver ] && [ -x "${KUBEBUILDER_ASSETS:-}/kube-apiserver" ] && [ -x "$KUBEBUILDER_ASSETS/etcd" ]; then return; fi
-    for name in ${programs[$1]}; do command -v "$name" >/dev/null || return 1; done
+    case $1 in
+        apiserver) [ -x "${KUBEBUILDER_ASSETS:-}/kube-apiserver" ] && [ -x "$KUBEBUILDER_ASSETS/etcd" ] ;;
+        kind) command -v kind >/dev/null && command -v kubectl >/dev/null ;;
+        *) return 1 ;;
+    esac
 }
 
 # possible GROUP: succeeds if a group that is not built can be; ends this script if it cannot and the machine has no other.
