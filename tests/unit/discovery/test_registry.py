@@ -6,6 +6,7 @@ import pytest
 
 from cellmesh.protocol.problems import Problem
 from cellmesh_operator.discovery.members import MAX_NAMES
+from cellmesh_operator.discovery.objects import CellFacts, PodFacts, peer_of
 from cellmesh_operator.discovery.records import PeerRecord
 from cellmesh_operator.discovery.registration import parse_registration
 from cellmesh_operator.discovery.registry import Registry
@@ -255,6 +256,30 @@ def test_a_cell_that_comes_and_goes_leaves_nothing_behind(fixture: Fixture) -> N
     fixture.registry.undeclare("default", "pure")
     versions.append(fixture.registry.version(scope))
     assert (fixture.registry.meshes(), len(set(versions))) == ({}, 3)
+    assert fixture.registry._versions._there == {}
+
+
+def test_a_mesh_is_forgotten_with_its_last_cell(fixture: Fixture) -> None:
+    """Expect nothing of it to be kept for ever, however many meshes have come and gone."""
+    pod = peer_of(CellFacts("default", "pure"), PodFacts("default", "pure-0", "u", "pure", "h", 1))
+    fixture.registry.declare("default", "pure")
+    fixture.registry.put_pod("default", pod)
+    fixture.registry.drop_pod("default", "pure", "pure-0")
+    before = fixture.registry.version(MESH)
+    fixture.registry.undeclare("default", "pure")
+    assert (fixture.registry.version(MESH), fixture.registry._versions._there) == (before, {})
+
+
+def test_a_scope_that_leaves_late_does_not_make_forgotten_ones_older() -> None:
+    """Expect the version of what is forgotten never to go back."""
+    versions = Versions("e", remembered=1)
+    versions.change(Scope("old"), there=True)
+    versions.change(Scope("gone"), there=False)
+    versions.change(Scope("gone-too"), there=False)
+    forgotten = versions.of(Scope("gone"))
+    versions.leave(Scope("old"))
+    versions.change(Scope("another"), there=False)
+    assert versions.of(Scope("gone")) >= forgotten
 
 
 def test_available_cells_are_distinct_sorted_and_bounded() -> None:

@@ -241,9 +241,30 @@ async def test_an_edited_label_is_no_sign_of_life() -> None:
             await both.pass_time(4)
             (lease,) = both.api.leases().values()
             lease["metadata"]["labels"]["note"] = str(number)
-            both.api.put(LEASES, lease)
+            version = both.api.put(LEASES, lease)["metadata"]["resourceVersion"]
+            await eventually_async(lambda v=version: versions(both) == {v}, within=5, message="the edit to be seen")
         await both.pass_time(4)
         await both.see()
+
+
+def versions(both: Any) -> set[str]:
+    """Return the versions in which replicas know their only Lease."""
+    return {replica.sharing._lease(("m", "pure", "pure")).version for replica in both}
+
+
+async def test_what_a_replica_let_go_is_gone_there_before_a_watch_says_so() -> None:
+    """Expect neither an expired registration nor one that was taken back to wait for an echo."""
+    async with replicas(1) as alone:
+        (one,) = alone
+        for name in ("silent", "leaver"):
+            one.register(name)
+        await alone.written()
+        alone.api.silent = True
+        await one.leave("leaver")
+        await alone.pass_time(15)
+        await alone.written()
+        assert (one.names(), alone.api.leases(), one.sharing._lease(("m", "leaver", "leaver"))) == ([], {}, None)
+        alone.api.silent = False
 
 
 async def test_a_lease_under_a_cells_name_is_not_taken_in_and_removed() -> None:

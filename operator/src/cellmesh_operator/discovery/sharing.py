@@ -163,8 +163,6 @@ class Sharing:
         mine = lease is not None and lease.holder == self._holder
         if not mine or self._clock() - self._beats.get(key, 0.0) >= self._expiry / 2:
             self._submit(key, _Task(_Kind.RENEW))
-        elif task is not None:
-            del self._pending[key]
 
     def removed(self, key: Key) -> None:
         """Share that a registration was removed here."""
