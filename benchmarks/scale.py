@@ -179,6 +179,7 @@ def _measure(plane: ControlPlane, programs: Programs, figures: Figures) -> None:
         figures.ready = time.monotonic() - began
         say(f"all Ready after {figures.ready:.1f} s more")
         eventually(lambda: programs.metric("cellmesh_reconciler_queue_depth") == 0, within=60)
+        plane.api.close()  # kept open too long, so the server may have hung up
         _count_writes(plane.requests_since(mark, user=_user("cellmesh-reconciler")), figures)
         say(f"writes per Cell: {dict(sorted(figures.writes.items()))}; {dict(figures.kinds)}")
         _idle(reconciler, discovery, figures)
@@ -186,6 +187,7 @@ def _measure(plane: ControlPlane, programs: Programs, figures: Figures) -> None:
         figures.reconciler_peak, figures.discovery_peak = _peak(reconciler), _peak(discovery)
         reconciler.terminate()
         reconciler.wait(30)
+        plane.api.close()
         mark = plane.audit_mark()
         began = time.monotonic()
         reconciler = programs.start_reconciler()
@@ -194,6 +196,7 @@ def _measure(plane: ControlPlane, programs: Programs, figures: Figures) -> None:
         figures.restart = time.monotonic() - began
         # Two comparisons with complete lists, and whatever else may come late.
         time.sleep(IDLE + 10)
+        plane.api.close()
         figures.restart_writes = len(plane.requests_since(mark, user=_user("cellmesh-reconciler")))
         say(f"restart: all seen after {figures.restart:.1f} s, {figures.restart_writes} writes")
     finally:

@@ -177,13 +177,13 @@ def test_uninstalling_keeps_cells_and_installing_takes_them_over(cluster: Cluste
 ALL = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"]
 GRANTED = {
     "cellmesh-reconciler": {
-        "cellmesh.dev/cells": {"get", "list", "watch"},
+        "cellmesh.dev/cells": {"list", "watch"},
         "cellmesh.dev/cells.status": {"patch"},
         "apps/statefulsets": {"get", "list", "watch", "create", "patch", "delete"},
         "services": {"get", "list", "watch", "create", "patch"},
         "serviceaccounts": {"get", "list", "watch", "create", "patch"},
         "policy/poddisruptionbudgets": {"get", "list", "watch", "create", "patch", "delete"},
-        "persistentvolumeclaims": {"get", "list", "watch", "patch"},
+        "persistentvolumeclaims": {"list", "watch", "patch"},
         "pods": {"list", "watch"},
         "events": {"list", "create", "patch"},
         "storage.k8s.io/storageclasses": {"list"},

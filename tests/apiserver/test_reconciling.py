@@ -5,13 +5,17 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from apiserver.control_plane import ControlPlane
 from apiserver.reconcilers import (
     CHILDREN,
+    CLUSTER_RULES,
+    RULES,
     Reconciler,
     child,
     conditions,
@@ -31,6 +35,7 @@ Controllers = Callable[..., None]
 SOON = 20.0
 #: What the audit log calls the module's reconciler.
 HOME = "reconciler-home"
+INSTALL = Path(__file__).resolve().parents[2] / "deploy/install.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -344,6 +349,25 @@ def test_nothing_was_refused_for_want_of_rights(reconciler: Reconciler) -> None:
     """Expect the rules of this level, which the chart grants, to have been enough for all of the above."""
     assert "cannot " not in reconciler.text()
     assert "forbidden: User" not in reconciler.text()
+
+
+def test_the_chart_grants_what_these_tests_do() -> None:
+    """Expect install.yaml to grant the reconciler the rules of this level, verb by verb."""
+    documents = [one for one in yaml.safe_load_all(INSTALL.read_text("utf-8")) if one]
+    (role,) = [
+        one for one in documents if one["kind"] == "ClusterRole" and one["metadata"]["name"].endswith("reconciler")
+    ]
+    assert _verbs(role["rules"]) == _verbs([*RULES, *CLUSTER_RULES])
+
+
+def _verbs(rules: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    return sorted(
+        (group, resource, verb)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    )
 
 
 def test_conditions_are_those_of_the_newest_generation(plane: ControlPlane, served: str) -> None:

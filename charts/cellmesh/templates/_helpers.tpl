@@ -84,7 +84,7 @@ runAsNonRoot: true
 {{- define "cellmesh.reconcilerRules" -}}
 - apiGroups: [cellmesh.dev]
   resources: [cells]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [cellmesh.dev]
   resources: [cells/status]
   verbs: [patch]
@@ -99,7 +99,7 @@ runAsNonRoot: true
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
-  verbs: [get, list, watch, patch]
+  verbs: [list, watch, patch]
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]

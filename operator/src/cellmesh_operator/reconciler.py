@@ -14,7 +14,7 @@ from cellmesh_operator.actions import Action, Apply, BuildSettings, Decision, De
 from cellmesh_operator.client import Client
 from cellmesh_operator.errors import ApiError
 from cellmesh_operator.metrics import Metrics
-from cellmesh_operator.naming import API_VERSION, CELLS, KIND, STATEFUL_SETS
+from cellmesh_operator.naming import API_VERSION, CELLS, CHILDREN, KIND, STATEFUL_SETS
 from cellmesh_operator.noticing import Notices
 from cellmesh_operator.observing import Observer, belongs
 from cellmesh_operator.rollout import Rollout
@@ -126,7 +126,7 @@ class Reconciler:
                 done.append(_words(action))
             except ApiError as error:
                 errors.append((action, error))
-                if error.conflict:
+                if error.conflict and action.resource in CHILDREN:
                     # Another object of this name, or a state that we have not seen yet: look, then decide anew.
                     await self._observer.refresh(action.resource, _target(action))
                 break
