@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 from apiserver.api import Api
 from apiserver.binaries import folders
@@ -69,7 +69,7 @@ class Cluster:
         return run([self._kubectl, *arguments], stdin=stdin, timeout=timeout, environ=self.environ)
 
     @contextmanager
-    def running_kubectl(self, *arguments: str) -> Iterator[TextIO]:
+    def running_kubectl(self, *arguments: str) -> Iterator[IO[str]]:
         """Run kubectl for as long as the context lasts; its output is to be read from what this gives."""
         with subprocess.Popen(
             [self._kubectl, *arguments],

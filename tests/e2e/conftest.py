@@ -66,7 +66,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
 def show(pytestconfig: pytest.Config) -> Callable[[], Any]:
     """Return a context within which output reaches the terminal."""
     manager = pytestconfig.pluginmanager.getplugin("capturemanager")
-    return manager.global_and_fixture_disabled  # type: ignore[no-any-return,union-attr]
+    return manager.global_and_fixture_disabled  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="session")

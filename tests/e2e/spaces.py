@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import yaml
@@ -11,9 +12,9 @@ from e2e.releases import Release, is_ready, make_namespace
 from processes import Answer
 from support import eventually
 
-EPHEMERAL = {"ephemeral": {}}
+EPHEMERAL: dict[str, Any] = {"ephemeral": {}}
 #: What a Cell has that says nothing.
-VOLUME = {"size": "1Gi"}
+VOLUME: dict[str, Any] = {"size": "1Gi"}
 
 
 def cell(name: str, **spec: Any) -> dict[str, Any]:
@@ -55,8 +56,8 @@ class Space:
         self.kubectl("wait", "--for=condition=Ready", *which, f"--timeout={within:g}s", timeout=within + 10)
 
     def patch(self, name: str, spec: dict[str, Any]) -> None:
-        """Change fields of a Cell's spec, as `kubectl edit` would."""
-        self.cluster.api.patch("cells", self.name, name, {"spec": spec})
+        """Change fields of a Cell's spec, with the request that `kubectl edit` makes."""
+        self.kubectl("patch", "cell", name, "--type=merge", "--patch", json.dumps({"spec": spec}))
 
     def cell(self, name: str) -> dict[str, Any]:
         """Return a Cell as it is now."""

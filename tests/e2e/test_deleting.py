@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from e2e.clusters import SOON
 from e2e.spaces import VOLUME, Space, cell
 from support import eventually
@@ -12,6 +14,10 @@ CHILDREN = ("statefulsets", "services", "serviceaccounts", "poddisruptionbudgets
 def _claims(space: Space, name: str) -> list[str]:
     claims = space.cluster.api.list("persistentvolumeclaims", space.name, labelSelector=f"cellmesh.dev/cell={name}")
     return sorted(claim["metadata"]["name"] for claim in claims if "deletionTimestamp" not in claim["metadata"])
+
+
+def _none(space: Space, plural: str) -> bool:
+    return not space.cluster.api.list(plural, space.name, labelSelector="cellmesh.dev/cell")
 
 
 def test_children_go_with_their_cell_and_claims_as_the_retention_says(space: Space) -> None:
@@ -34,11 +40,7 @@ def test_children_go_with_their_cell_and_claims_as_the_retention_says(space: Spa
 
     space.kubectl("delete", "cell", *cells)
     for plural in CHILDREN:
-        eventually(
-            lambda plural=plural: not space.cluster.api.list(plural, space.name, labelSelector="cellmesh.dev/cell"),
-            within=SOON,
-            message=f"{plural} to be gone",
-        )
+        eventually(partial(_none, space, plural), within=SOON, message=f"{plural} to be gone")
     eventually(lambda: _claims(space, "leaves") == [], within=SOON, message="the claims to go")
     assert _claims(space, "keeps") == ["inbox-keeps-0", "inbox-keeps-1"]
     assert space.peers() == {}

@@ -115,3 +115,16 @@ def test_everything_runs_under_the_restricted_standard(cluster: Cluster, example
         labels = cluster.api.must_get("namespaces", None, name)["metadata"]["labels"]
         assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
         assert len([pod for pod in cluster.api.list("pods", name) if pod["status"]["phase"] == "Running"]) >= 2
+
+
+def test_helm_waits_for_the_demo_cells(release: Release) -> None:
+    """Helm 4's --wait returns when the Cells of the chart are Ready; a message is sent at once."""
+    try:
+        release.install({"demo": {"enabled": True, "storage": {"ephemeral": {}}}})
+        listed = release.cluster.kubectl("-n", release.namespace, "get", "cells")
+        assert [line.split()[:2] for line in listed.splitlines()[1:]] == [["alpha", "True"], ["pure", "True"]]
+        body = {"to_cell": "pure", "timeout": 10}
+        sent = release.cluster.ask_pod(release.namespace, "alpha-0", 8000, "POST", "/send", body)
+        assert sent.status == 200, sent
+    finally:
+        release.install()

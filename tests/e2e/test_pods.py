@@ -87,27 +87,33 @@ class Turn:
 
 def _delete_over_and_over(space: Space, name: str, pods: PodWatch, peers: list[PeersWatch]) -> list[Turn]:
     instance = f"{name}-0"
-    turns = []
-    old = space.pod(instance)["metadata"]["uid"]
+    turns: list[Turn] = []
+    old = str(space.pod(instance)["metadata"]["uid"])
     for _ in range(DELETIONS):
         _wait_among(peers, old)
         space.cluster.api.delete("pods", space.name, instance)
-        leaving = _wait_seen(pods, lambda seen, old=old: seen.uid == old and seen.leaving)
-        ready = _wait_seen(
-            pods, lambda seen, old=old: seen.name == instance and _is_later(pods, seen, old) and seen.ready
-        )
+        leaving, ready = _wait_replaced(pods, instance, old)
         turns.append(Turn(name, old, ready.uid, leaving.at, ready.at))
         old = ready.uid
     _wait_among(peers, old)
     return turns
 
 
-def _is_later(pods: PodWatch, seen: PodSeen, old: str) -> bool:
-    return seen.uid != old and seen.at > next(one.at for one in pods.seen if one.uid == old and one.leaving)
+def _wait_replaced(pods: PodWatch, instance: str, old: str) -> tuple[PodSeen, PodSeen]:
+    """Return the first sight of a pod being about to go, and that of its successor being Ready."""
 
+    def replaced() -> tuple[PodSeen, PodSeen] | None:
+        leaving = pods.first(lambda seen: seen.uid == old and seen.leaving)
+        if leaving is None:
+            return None
+        ready = pods.first(
+            lambda seen: seen.name == instance and seen.uid != old and seen.ready and seen.at > leaving.at
+        )
+        return None if ready is None else (leaving, ready)
 
-def _wait_seen(pods: PodWatch, wanted: Callable[[PodSeen], bool]) -> PodSeen:
-    return eventually(lambda: pods.first(wanted), within=SOON, message="a pod to be seen")  # type: ignore[return-value]
+    found = eventually(replaced, within=SOON, message=f"{instance} to be replaced")
+    assert found is not None
+    return found
 
 
 def _wait_among(peers: list[PeersWatch], uid: str) -> None:

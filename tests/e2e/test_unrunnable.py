@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ REASONS = {
     "bad-image": ("InvalidImageName", "couldn't parse"),
     "over-quota": ("QuotaExceeded", "exceeded quota"),
     "nowhere": ("Unschedulable", "node(s) didn't match"),
-    "too-big": ("Unschedulable", "Insufficient cpu"),
+    "too-big": ("Unschedulable", "Insufficient memory"),
     "no-class": ("StorageClassNotFound", "no-such-class"),
     "insecure": ("PodSecurityViolation", "violates PodSecurity"),
     "no-secret": ("CreateContainerConfigError", "no-such-secret"),
@@ -31,12 +32,12 @@ def broken(make_shared_space: Callable[[], Space], ledger: Callable[..., Ledger]
     space.start(cell("alpha"), cell("pure", replicas=2))
     quota = {"hard": {"requests.cpu": "10"}}
     space.apply({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "cpu"}, "spec": quota})
-    cells = {
+    cells: dict[str, dict[str, Any]] = {
         "missing-image": {"image": f"{built.cell}-is-not-there", "imagePullPolicy": "Never"},
         "bad-image": {"image": "UPPER//case:1"},
         "over-quota": {"resources": {"requests": {"cpu": "11"}}},
         "nowhere": {"template": {"nodeSelector": {"cellmesh.dev/no-such-node": "yes"}}},
-        "too-big": {"resources": {"requests": {"cpu": "5"}}},
+        "too-big": {"resources": {"requests": {"memory": "64Ti"}}},
         "no-class": {"storage": {"size": "1Gi", "className": "no-such-class"}},
         "insecure": {
             "template": {

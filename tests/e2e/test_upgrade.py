@@ -11,9 +11,10 @@ import pytest
 from e2e.clusters import SOON
 from e2e.images import Images
 from e2e.ledgers import Ledger
-from e2e.releases import Release
+from e2e.releases import Release, is_ready
 from e2e.spaces import VOLUME, Space, cell
 from e2e.watching import PodWatch, percentiles, watched
+from support import eventually
 
 CELLS = {"one-a": 1, "one-b": 1, "two-a": 2, "two-b": 2}
 #: Cells that may be rolled out at a time.
@@ -59,9 +60,11 @@ def upgraded(
                     },
                 }
             )
+            # UpToDate is still true of before until the new operator has looked at a Cell.
+            eventually(lambda: _rolled_out(space, built), within=3 * SOON, message="every Cell to be rolled out")
+            space.wait_ready()
             for name in CELLS:
-                space.wait_condition(name, "UpToDate", "True", within=2 * SOON)
-            space.wait_ready(within=2 * SOON)
+                space.wait_condition(name, "UpToDate", "True")
             ended = pods.now()
             for flow in flows.values():
                 flow.wait_flowing()
@@ -69,6 +72,11 @@ def upgraded(
             yield Upgraded(space, flows, pods, began, ended)
         finally:
             release.install()
+
+
+def _rolled_out(space: Space, built: Images) -> bool:
+    pods = [pod for name in CELLS for pod in space.pods(name)]
+    return all(pod["spec"]["containers"][0]["image"] == built.next_cell and is_ready(pod) for pod in pods)
 
 
 def test_every_cell_has_what_the_new_operator_gives_it(upgraded: Upgraded, built: Images) -> None:

@@ -9,14 +9,15 @@ import http.client
 import json
 import sys
 import time
+from typing import Any
 
 #: Seconds between two messages.
 PAUSE = 0.05
 
 
-def knock(address, port, body):
+def knock(address: str, port: int, body: bytes) -> dict[str, Any]:
     """Post once on a connection of its own."""
-    connection = http.client.HTTPConnection(address, int(port), timeout=5)
+    connection = http.client.HTTPConnection(address, port, timeout=5)
     try:
         connection.request("POST", "/message", body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
@@ -27,7 +28,7 @@ def knock(address, port, body):
         connection.close()
 
 
-def main(address, port, cell):
+def main(address: str, port: int, cell: str) -> None:
     """Knock until nobody is there."""
     end = time.time() + 60
     while time.time() < end:
@@ -41,4 +42,4 @@ def main(address, port, cell):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])

@@ -16,6 +16,7 @@ import threading
 import time
 import urllib.parse
 import urllib.request
+from typing import Any
 
 #: Seconds after SIGTERM in which unacknowledged messages are still sent again.
 LAST = 60
@@ -24,7 +25,7 @@ numbers = itertools.count()
 printing = threading.Lock()
 
 
-def seal(run, number):
+def seal(run: str, number: int) -> str:
     """Return the hash that a message of this run and number carries."""
     return hashlib.sha256(f"{run} {number}".encode()).hexdigest()
 
@@ -32,12 +33,12 @@ def seal(run, number):
 class Entries:
     """Where the sending cell's instances are."""
 
-    def __init__(self, mesh, cell):
+    def __init__(self, mesh: str, cell: str) -> None:
         self._url = f"{mesh}/peers?{urllib.parse.urlencode({'cell_id': cell})}"
-        self._found = []
+        self._found: list[tuple[str, int]] = []
         self._turn = itertools.count()
 
-    def look(self):
+    def look(self) -> None:
         """Ask discovery; what was known stays if it does not answer or knows none."""
         try:
             with urllib.request.urlopen(self._url, timeout=2) as answer:
@@ -46,7 +47,7 @@ class Entries:
             return
         self._found = found or self._found
 
-    def choose(self):
+    def choose(self) -> tuple[str, int]:
         """Return an instance's address."""
         while not self._found:
             self.look()
@@ -54,7 +55,7 @@ class Entries:
         return self._found[next(self._turn) % len(self._found)]
 
 
-def attempt(connection, body, timeout):
+def attempt(connection: http.client.HTTPConnection, body: bytes, timeout: float) -> dict[str, Any]:
     """Post once; return what came of it."""
     try:
         connection.timeout = timeout
@@ -77,9 +78,9 @@ def attempt(connection, body, timeout):
     }
 
 
-def client(options, entries, give_up):
+def client(options: argparse.Namespace, entries: Entries, give_up: list[float]) -> None:
     """Send one message after the other."""
-    address = connection = None
+    connection: http.client.HTTPConnection | None = None
     while not stopping.is_set():
         number = next(numbers)
         message = {
@@ -93,11 +94,10 @@ def client(options, entries, give_up):
         body = json.dumps(message).encode()
         while time.monotonic() < give_up[0]:
             if connection is None or connection.sock is None:
-                address = entries.choose()
-                connection = http.client.HTTPConnection(*address)
+                connection = http.client.HTTPConnection(*entries.choose())
             began = time.time()
             line = attempt(connection, body, options.timeout + 5)
-            line |= {"number": number, "began": began, "ended": time.time(), "entry": address[0]}
+            line |= {"number": number, "began": began, "ended": time.time(), "entry": connection.host}
             with printing:
                 print(json.dumps(line), flush=True)
             if line["status"] == 200:
@@ -110,7 +110,7 @@ def client(options, entries, give_up):
         time.sleep(options.pause)
 
 
-def main():
+def main() -> int:
     """Read the command line and run the clients."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--run", required=True, help="name of this run, in ids and payloads")
@@ -124,7 +124,7 @@ def main():
     entries = Entries(options.mesh, options.entry)
     give_up = [float("inf")]
 
-    def stop(*_):
+    def stop(*_: object) -> None:
         give_up[0] = time.monotonic() + LAST
         stopping.set()
 
