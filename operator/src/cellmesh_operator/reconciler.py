@@ -163,6 +163,10 @@ class Reconciler:
             try:
                 self._store.put(CELLS, await self._client.apply_status(CELLS, body, uid=cell["metadata"]["uid"]))
                 failed = False
+            except ApiError as error:
+                if not error.not_found:
+                    raise
+                return  # It was deleted while it was looked at; the watch says so in a moment.
             finally:
                 self._metrics.wrote("cells/status", failed=failed)
             for notice in notices:

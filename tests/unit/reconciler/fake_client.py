@@ -136,6 +136,8 @@ class FakeClient:
     async def apply_status(self, resource: Resource, body: Mapping[str, Any], *, uid: str | None = None) -> Object:
         """Apply the status alone."""
         key = await self._write("apply", resource, body, uid, subresource="/status")
+        if key not in self._objects:
+            raise ApiError(404, "NotFound", "there is none")
         live = self._objects[key]
         return copy.deepcopy(self._store(key, {**copy.deepcopy(live), "status": copy.deepcopy(dict(body["status"]))}))
 

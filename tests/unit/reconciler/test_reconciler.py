@@ -235,6 +235,14 @@ async def test_a_cell_that_is_being_deleted_is_left_to_the_garbage_collector(wor
     assert world.client.writes == []
 
 
+async def test_a_cell_that_is_deleted_while_it_is_looked_at_is_no_failure(world: World) -> None:
+    """Expect nothing to be tried again and no warning: the watch is about to tell."""
+    world.make_cell()
+    world.client.remove(CELLS, "alpha")
+    outcome = await world.look()
+    assert (outcome.failed, outcome.again) == (False, False)
+
+
 async def test_the_status_of_a_cell_that_was_made_anew_is_not_written(world: World) -> None:
     """Expect a report about a former Cell of this name to be refused, and to be tried again with the new one."""
     world.make_cell()
