@@ -135,9 +135,10 @@ class FakeClient:
 
     async def apply_status(self, resource: Resource, body: Mapping[str, Any], *, uid: str | None = None) -> Object:
         """Apply the status alone."""
-        key = await self._write("apply", resource, body, uid, subresource="/status")
-        if key not in self._objects:
+        metadata = body["metadata"]
+        if self.there(resource, metadata["name"], metadata["namespace"]) is None:
             raise ApiError(404, "NotFound", "there is none")
+        key = await self._write("apply", resource, body, uid, subresource="/status")
         live = self._objects[key]
         return copy.deepcopy(self._store(key, {**copy.deepcopy(live), "status": copy.deepcopy(dict(body["status"]))}))
 
