@@ -22,7 +22,6 @@ from kubernetes.aio.client import Configuration
 from cellmesh_operator import access
 from cellmesh_operator.client import PAGE, WATCH_SECONDS
 from cellmesh_operator.errors import AccessError
-from cellmesh_operator.loops import new_event_loop
 from cellmesh_operator.naming import CELL_LABEL, CELLS, FIELD_MANAGER, Resource
 from cellmesh_operator.store import KINDS
 from cellmesh_operator.streams import Streams
@@ -78,7 +77,7 @@ class Watcher:
         def body() -> None:
             error: BaseException | None = None
             try:
-                with asyncio.Runner(loop_factory=new_event_loop) as runner:
+                with asyncio.Runner() as runner:
                     runner.run(self._operate())
             except BaseException as caught:
                 error = caught if isinstance(caught, Exception) else RuntimeError(f"kopf ended: {caught!r}")

@@ -16,7 +16,6 @@ from cellmesh_operator.client import Client
 from cellmesh_operator.errors import ApiError, ConnectionLost, OperatorError
 from cellmesh_operator.handlers import Watcher
 from cellmesh_operator.health import serving
-from cellmesh_operator.loops import new_event_loop
 from cellmesh_operator.metrics import Metrics
 from cellmesh_operator.naming import CELLS, GROUP, PLURAL, STATEFUL_SETS, Resource
 from cellmesh_operator.noticing import Notices
@@ -33,6 +32,8 @@ from cellmesh_operator.working import Workers
 RETRY: Final = (1.0, 2.0, 3.0, 5.0)
 #: Seconds that watching must have gone on for its end to count as the first one again.
 STEADY: Final = 60.0
+#: Seconds after which something must have been heard of each watch.
+UNHEARD: Final = 15.0
 #: Seconds by which a look at a Cell waits for more news of its children: they come in bursts.
 SETTLE: Final = 0.2
 
@@ -54,7 +55,7 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     """
     _keep_kopf_short()
     _drop_created()  # each counter twice would be a third of /metrics
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    with asyncio.Runner() as runner:
         runner.run(_main(settings, announce))
 
 
@@ -178,15 +179,29 @@ class Program:
                     group.create_task(self._workers.run())
                     group.create_task(self._relisting.run())
                 began = time.monotonic()
-                try:
-                    await self._watcher.run()
-                    cause = "kopf stopped"
-                except Exception as error:
-                    cause = str(error) or type(error).__name__
+                cause = await self._watch()
                 self._metrics.restarted()
                 ends = 0 if time.monotonic() - began > STEADY else ends + 1
                 _log.warning("watching ended and begins anew: %s", cause)
                 await asyncio.sleep(RETRY[min(ends, len(RETRY) - 1)])
+
+    async def _watch(self) -> str:
+        """Watch until it ends; return why it did."""
+        self._streams.begin()
+        watching = asyncio.create_task(self._watcher.run())
+        try:
+            await asyncio.wait([watching], timeout=UNHEARD)
+            if not watching.done() and (silent := self._streams.silent):
+                # A definition that was made a moment ago can be listed before it can be discovered, and kopf
+                # discovers once.
+                return f"nothing is heard of {', '.join(sorted(kind.plural for kind, _ in silent))}"
+            await watching
+            return "kopf stopped"
+        except Exception as error:
+            return str(error) or type(error).__name__
+        finally:
+            watching.cancel()
+            await asyncio.wait([watching])
 
     async def _read_all(self) -> None:
         """Fill the store and let every Cell be looked at; try until it works."""

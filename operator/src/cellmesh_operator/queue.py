@@ -82,7 +82,9 @@ class Queue(Generic[K]):
             return key
         return None
 
-    def done(self, key: K, now: float, *, failed: bool, at_least: float = 0.0) -> float | None:
+    def done(
+        self, key: K, now: float, *, failed: bool, at_least: float = 0.0, at_most: float = float("inf")
+    ) -> float | None:
         """Say that the work on a key has ended; return the seconds until its next attempt if it failed.
 
         Args:
@@ -90,13 +92,14 @@ class Queue(Generic[K]):
             now: the time.
             failed: try again later, each time twice as much later.
             at_least: seconds that the next attempt waits at least, as the server may demand.
+            at_most: seconds that it waits at most; for what is nothing of the key's own.
 
         """
         state = self._states[key]
         state.running = False
         wait: float | None = None
         if failed and not state.pressed:
-            wait = max(self._backoff(state.failures), at_least)
+            wait = max(min(self._backoff(state.failures), at_most), at_least)
             state.failures += 1
             state.not_before = now + wait
             state.due = state.not_before

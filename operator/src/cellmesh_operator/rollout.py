@@ -104,5 +104,7 @@ class Rollout:
             return []
         self._expire(now)
         free = self._limit - len(self._until)
+        if free <= 0:
+            return []
         candidates = self._waiting & self._not_ready if self.halted else self._waiting
-        return sorted(candidates, key=lambda key: (key not in self._not_ready, key))[: max(free, 0)]
+        return sorted(candidates, key=lambda key: (key not in self._not_ready, key))[:free]

@@ -41,8 +41,17 @@ class Streams:
 
     @property
     def all_watched(self) -> bool:
-        """Whether each watch has been connected at least once."""
+        """Whether each watch has been connected at least once since the beginning."""
         return len(self._watched) == len(self._by_path)
+
+    @property
+    def silent(self) -> set[Stream]:
+        """The watches of which nothing was heard since the beginning, neither good nor bad."""
+        return set(self._by_path.values()) - self._watched - set(self._faults)
+
+    def begin(self) -> None:
+        """Take note that watching begins, for the first time or anew."""
+        self._watched.clear()
 
     @property
     def faults(self) -> dict[Stream, str]:

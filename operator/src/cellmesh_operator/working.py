@@ -18,6 +18,9 @@ from cellmesh_operator.queue import Queue
 #: Namespace and name of a Cell.
 Key = tuple[str, str]
 
+#: Seconds until another attempt at most, where the API server was not reached: that is no fault of the Cell's,
+#: and once it is back no Cell shall wait long.
+AWAY: Final = 5.0
 #: Seconds that work under way may take to end when the program does.
 GRACE: Final = 5.0
 
@@ -36,6 +39,8 @@ class Outcome:
     """Seconds after which to look again although nothing failed."""
     at_least: float = 0.0
     """Seconds that the next attempt waits at least."""
+    at_most: float = float("inf")
+    """Seconds that it waits at most."""
 
 
 class Workers:
@@ -115,6 +120,7 @@ class Workers:
         try:
             outcome = await self._work(key)
         except ConnectionLost as error:
+            outcome = Outcome(failed=True, again=True, at_most=AWAY)
             _log.info("%s/%s: %s; will be tried again", *key, error)
         except ApiError as error:
             outcome = Outcome(failed=True, again=True, at_least=error.retry_after or 0.0)
@@ -124,7 +130,7 @@ class Workers:
             _log.exception("%s/%s: unexpected error", *key)
         finally:
             now = self._clock()
-            wait = self._queue.done(key, now, failed=outcome.again, at_least=outcome.at_least)
+            wait = self._queue.done(key, now, failed=outcome.again, at_least=outcome.at_least, at_most=outcome.at_most)
             if outcome.again_in is not None and not outcome.again:
                 self._queue.add(key, now, delay=outcome.again_in)
             self._metrics.reconciled(now - started, failed=outcome.failed)

@@ -133,6 +133,18 @@ def test_the_server_may_demand_a_longer_wait() -> None:
     assert waiting.done("a", 0.0, failed=True, at_least=7.0) == 7.0
 
 
+def test_a_wait_may_be_bounded_where_the_key_is_not_to_blame() -> None:
+    """Expect no long wait after any number of failures."""
+    waiting, now = queue(), 0.0
+    waiting.add("a", now)
+    for _ in range(8):
+        assert waiting.take(now) == "a"
+        wait = waiting.done("a", now, failed=True, at_most=3.0)
+        assert wait is not None
+        assert wait <= 3.0
+        now += wait
+
+
 def test_depth_counts_what_is_due_and_not_taken() -> None:
     """Expect neither the delayed nor the running to count."""
     waiting = queue()

@@ -11,7 +11,7 @@ import pytest
 from yarl import URL
 
 from cellmesh_operator.handlers import build_registry, build_settings
-from cellmesh_operator.naming import CELL_LABEL, CELLS, PODS, STATEFUL_SETS, Resource
+from cellmesh_operator.naming import CELL_LABEL, CELLS, PODS, SERVICES, STATEFUL_SETS, Resource
 from cellmesh_operator.store import KINDS
 from cellmesh_operator.streams import Stream, Streams
 
@@ -149,3 +149,13 @@ def test_other_requests_are_none_of_ours() -> None:
     found.answered(url("/apis/apps/v1"), 200)
     found.failed(url("/apis"), OSError())
     assert (listed, found.faults) == ([], {})
+
+
+def test_a_watch_that_kopf_never_began_is_silent() -> None:
+    """Expect neither the connected nor the refused to count, and a new beginning to count from zero."""
+    found, _ = streams()
+    found.answered(url("/api/v1/pods?watch=true"), 200)
+    found.failed(url("/api/v1/services?watch=true"), OSError())
+    assert {kind for kind, _ in found.silent} == set(KINDS) - {PODS, SERVICES}
+    found.begin()
+    assert (PODS, None) in found.silent
