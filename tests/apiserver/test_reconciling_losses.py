@@ -144,7 +144,7 @@ def test_without_the_definition_of_cells_it_says_so(new_plane: Any, tmp_path: Pa
     plane: ControlPlane = new_plane(crd=False)
     config = plane.kubeconfig(token(plane, "default"))
     with running(Reconciler(tmp_path, config), ready=False) as reconciler:
-        for _ in range(2):
+        for name in ("alpha", "pure"):
             eventually(
                 lambda: b"the definition of Cells, cells.cellmesh.dev" in reconciler.get("/readyz").body, within=SOON
             )
@@ -152,9 +152,8 @@ def test_without_the_definition_of_cells_it_says_so(new_plane: Any, tmp_path: Pa
             assert reconciler.get("/healthz").status == 200
             plane.install_crd()
             reconciler.wait_ready()
-            make_cell(plane.api, "default")
-            child(plane.api, "statefulsets", "default")
-            plane.api.delete("statefulsets", "default", "alpha")
+            make_cell(plane.api, "default", name)
+            child(plane.api, "statefulsets", "default", name)
             plane.api.delete("customresourcedefinitions", None, "cells.cellmesh.dev")
 
 
