@@ -34,6 +34,8 @@ Sink = Callable[[Resource, str | None, dict[str, Any]], None]
 BACKOFFS: Final = (0.5, 1.0, 2.0, *(3.0,) * 10_000)
 #: Seconds that kopf may take to end by itself.
 ENDING: Final = 2.0
+#: Seconds that closed connections are given to end.
+CLOSING: Final = 0.1
 #: Status codes that kopf deals with: success, a new login, a new list, a pause.
 _FOR_KOPF: Final = {200, 401, 410, 429}
 #: Seconds between two logins, if the API server accepts none.
@@ -118,6 +120,8 @@ class Watcher:
             with self._lock:
                 self._loop = self._stop = None
             await session.close()
+            # TLS connections end in a later turn of the loop; closed before, it would leave them to the collector.
+            await asyncio.sleep(CLOSING)
 
 
 async def _wait(event: asyncio.Event) -> None:
