@@ -18,7 +18,7 @@ import msgspec
 from kubernetes.aio.client import Configuration
 
 from cellmesh_operator import access
-from cellmesh_operator.errors import ApiError, ConnectionLost
+from cellmesh_operator.errors import ApiError
 from cellmesh_operator.naming import FIELD_MANAGER, Resource
 from cellmesh_operator.transport import SILENCE, TIMEOUT, Transport, lost
 
@@ -222,12 +222,6 @@ class Client:
         namespace = body["metadata"].get("namespace")
         return await self._object("POST", path(resource, namespace), {"fieldManager": self._manager}, body)
 
-    async def replace(self, resource: Resource, body: Mapping[str, Any]) -> Object:
-        """Replace an object; if ``body`` bears a resource version that is not the newest, that is a conflict."""
-        metadata = body["metadata"]
-        url = path(resource, metadata.get("namespace"), metadata["name"])
-        return await self._object("PUT", url, {"fieldManager": self._manager}, body)
-
     async def patch(
         self, resource: Resource, namespace: str | None, name: str, body: Mapping[str, Any], *, subresource: str = ""
     ) -> Object:
@@ -270,14 +264,6 @@ class Client:
             if error.not_found:
                 return False
             raise
-        return True
-
-    async def ready(self) -> bool:
-        """Tell whether the API server answers and takes itself for ready."""
-        try:
-            await self._http.read("GET", "/readyz")
-        except (ApiError, ConnectionLost):
-            return False
         return True
 
     async def _list(
