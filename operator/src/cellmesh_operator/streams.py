@@ -37,6 +37,7 @@ class Streams:
         self._listed = listed
         self._by_path: dict[str, Stream] = {path(kind, scope): (kind, scope) for kind in KINDS for scope in scopes}
         self._faults: dict[Stream, str] = {}
+        self._heard: set[Stream] = set()
         self._watched: set[Stream] = set()
 
     @property
@@ -47,10 +48,11 @@ class Streams:
     @property
     def silent(self) -> set[Stream]:
         """The watches of which nothing was heard since the beginning, neither good nor bad."""
-        return set(self._by_path.values()) - self._watched - set(self._faults)
+        return set(self._by_path.values()) - self._heard - set(self._faults)
 
     def begin(self) -> None:
         """Take note that watching begins, for the first time or anew."""
+        self._heard.clear()
         self._watched.clear()
 
     @property
@@ -71,6 +73,7 @@ class Streams:
         if status >= 400:
             self._fault(stream, _refusal(stream, status))
             return
+        self._heard.add(stream)
         if self._faults.pop(stream, None) is not None:
             _log.info("watching %s again", _name(stream))
         if "watch" in url.query:
