@@ -10,6 +10,7 @@ kopf runs in a thread and event loop of its own (``Watcher``), as it cancels eve
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -83,7 +84,8 @@ class Watcher:
                     runner.run(self._operate())
             except BaseException as caught:
                 error = caught if isinstance(caught, Exception) else RuntimeError(f"kopf ended: {caught!r}")
-            caller.call_soon_threadsafe(tell, error)
+            with contextlib.suppress(RuntimeError):  # the caller's loop is closed: nobody waits any more
+                caller.call_soon_threadsafe(tell, error)
 
         thread = threading.Thread(target=body, name="kopf", daemon=True)
         thread.start()
@@ -91,8 +93,9 @@ class Watcher:
             await asyncio.shield(ended)
         finally:
             self._raise_stop()
-            if not ended.done():
-                await asyncio.wait([ended], timeout=5.0)
+            await asyncio.wait([ended], timeout=5.0)
+            if ended.done():
+                ended.exception()  # seen, also where the caller was cancelled and is not told
 
     def _raise_stop(self) -> None:
         with self._lock:
