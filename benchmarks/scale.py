@@ -33,9 +33,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 from apiserver.control_plane import ControlPlane, Request  # noqa: E402
 from apiserver.stand_ins import make_storage_class  # noqa: E402
 from benchmarks.machine import describe  # noqa: E402
-from cellmesh_operator.actions import BuildSettings, Observed  # noqa: E402
-from cellmesh_operator.client import Client  # noqa: E402
-from cellmesh_operator.decisions import Apply, decide  # noqa: E402
+from cellmesh_operator.decisions.actions import BuildSettings, Observed  # noqa: E402
+from cellmesh_operator.decisions.deciding import Apply, decide  # noqa: E402
+from cellmesh_operator.kube.client import Client  # noqa: E402
 from cellmesh_operator.naming import CELLS, CLAIMS, PODS, Resource  # noqa: E402
 from support import eventually, free_port  # noqa: E402
 
@@ -97,7 +97,9 @@ class Programs:
             "CELLMESH_RECONCILER_PORT": str(self.port),
             "CELLMESH_RECONCILER_LOG_LEVEL": "warning",
         }
-        return self._start("reconciler", ["-m", "cellmesh_operator"], env, f"http://127.0.0.1:{self.port}/readyz")
+        return self._start(
+            "reconciler", ["-m", "cellmesh_operator.reconciler"], env, f"http://127.0.0.1:{self.port}/readyz"
+        )
 
     def start_discovery(self) -> psutil.Process:
         """Start discovery and wait until it is ready."""

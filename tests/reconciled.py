@@ -7,9 +7,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cellmesh_operator.actions import Action, Apply, BuildSettings, Delete, Observed, Remove, ResizeClaim
-from cellmesh_operator.decisions import Decision, decide
-from cellmesh_operator.hashing import digest
+from cellmesh_operator.decisions.actions import Action, Apply, BuildSettings, Delete, Observed, Remove, ResizeClaim
+from cellmesh_operator.decisions.deciding import Decision, decide
+from cellmesh_operator.decisions.hashing import digest
 from cellmesh_operator.naming import (
     CELL_LABEL,
     POD_DISRUPTION_BUDGETS,

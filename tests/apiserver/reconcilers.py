@@ -67,7 +67,8 @@ class Reconciler(Process):
         }
         environ = {f"CELLMESH_RECONCILER_{name.upper()}": value for name, value in given.items()}
         environ["KUBECONFIG"] = str(kubeconfig)
-        super().__init__(name, [sys.executable, "-W", "error", "-m", "cellmesh_operator"], port, directory, environ)
+        command = [sys.executable, "-W", "error", "-m", "cellmesh_operator.reconciler"]
+        super().__init__(name, command, port, directory, environ)
 
     def listening(self) -> None:
         """Wait until it answers at all."""

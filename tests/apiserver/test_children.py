@@ -10,8 +10,8 @@ import pytest
 from apiserver.api import Refused
 from apiserver.control_plane import ControlPlane
 from apiserver.stand_ins import Kubelet, bind_claim, make_storage_class
-from cellmesh_operator.actions import Action, Apply, BuildSettings, Delete, Observed, Remove, ResizeClaim
-from cellmesh_operator.decisions import Decision, decide
+from cellmesh_operator.decisions.actions import Action, Apply, BuildSettings, Delete, Observed, Remove, ResizeClaim
+from cellmesh_operator.decisions.deciding import Decision, decide
 from cellmesh_operator.naming import CELL_LABEL, FIELD_MANAGER, STATEFUL_SETS
 from support import eventually
 

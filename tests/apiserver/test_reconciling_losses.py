@@ -334,7 +334,7 @@ def test_a_kubeconfig_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         "CELLMESH_RECONCILER_DISCOVERY_URL": "http://d:1",
     }
     result = subprocess.run(
-        [sys.executable, "-m", "cellmesh_operator"],
+        [sys.executable, "-m", "cellmesh_operator.reconciler"],
         env=environ,
         capture_output=True,
         text=True,

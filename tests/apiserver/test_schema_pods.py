@@ -10,9 +10,9 @@ import pytest
 from apiserver.api import Refused
 from apiserver.control_plane import ControlPlane
 from cell_tables import ACCEPTED, cell
-from cellmesh_operator.actions import BuildSettings
-from cellmesh_operator.cells import read_cell
-from cellmesh_operator.resources.stateful_set import build_stateful_set
+from cellmesh_operator.decisions.actions import BuildSettings
+from cellmesh_operator.decisions.cells import read_cell
+from cellmesh_operator.decisions.resources.stateful_set import build_stateful_set
 
 SETTINGS = BuildSettings(cell_image="cellmesh-cell:test", image_pull_policy="", discovery_url="http://discovery:8001")
 #: Objects that admission looks up for the pods of the table.

@@ -100,8 +100,8 @@ def test_discovery_answers_to_its_service_names(render: Render) -> None:
 
 def test_every_variable_is_a_setting_of_its_program(render: Render) -> None:
     """No variable of the Deployments is misspelt: each is a setting of the program that reads it."""
-    from cellmesh_operator import settings as reconciler
     from cellmesh_operator.discovery import settings as discovery
+    from cellmesh_operator.reconciler import settings as reconciler
 
     made = render()
     for module, name in ((reconciler, "cellmesh-reconciler"), (discovery, "cellmesh-discovery")):
@@ -111,7 +111,7 @@ def test_every_variable_is_a_setting_of_its_program(render: Render) -> None:
 def test_the_settings_of_the_chart_are_accepted(render: Render) -> None:
     """Both programs take the values that the chart gives them."""
     from cellmesh_operator.discovery.settings import Settings as Discovery
-    from cellmesh_operator.settings import Settings as Reconciler
+    from cellmesh_operator.reconciler.settings import Settings as Reconciler
 
     for options in ((), ("--values", str(CHART / "ci/everything-values.yaml"))):
         made = render(*options)

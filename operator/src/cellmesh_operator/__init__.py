@@ -1,26 +1,10 @@
 """The control plane of CellMesh. It is never in the path of a message.
 
-Two programs: the reconciler (this package, ``python -m cellmesh_operator``) and discovery.
+``reconciler``  watches Cells and their children, and does what was decided: a program
+``discovery``   tells who is where, by ``/peers``: a program
+``decisions``   what to do for a Cell and what to say of it: pure
+``kube``        the API server behind one module
+``naming``      every name that others can see     ``errors``  the errors of all     ``loops``  the event loop
 
-What should be, without I/O:
-
-``naming``, ``reasons``   every name and word that others can see.
-``cells``, ``resources``  a Cell as a value, and the builders of its children.
-``actions``               what is observed and what is decided: the values in between.
-``decisions``             what to do for a Cell; with ``comparing``, ``conditions``, ``instances``, ``ownership``,
-                          ``storage``, ``troubles``, ``failures``, ``hashing`` and ``quantities`` beneath.
-``queue``, ``rollout``    whose turn it is.
-
-How it gets done:
-
-``client``                the API server, on ``transport`` and ``access``.
-``handlers``              kopf, which only watches; ``streams`` tells what becomes of its watches.
-``store``, ``relisting``  what is known of the cluster, and complete lists that keep it so.
-``reconciler``            one look at a Cell, with ``observing`` and ``noticing``; ``working`` runs many.
-``program``               all of it put together, with ``settings``, ``health``, ``metrics``, ``loops``.
-
-``discovery``             the service that tells who is where.
-``errors``                the errors of both.
-
-Of the cells' package only ``cellmesh.protocol`` is used; import-linter holds that.
+Of the cells' package only ``cellmesh.protocol`` is used; import-linter holds that, and the order of the rooms.
 """

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from cellmesh.settings import Settings
-from cellmesh_operator.cells import read_cell
-from cellmesh_operator.resources import (
+from cellmesh_operator.decisions.cells import read_cell
+from cellmesh_operator.decisions.resources import (
     build_pod_disruption_budget,
     build_service,
     build_service_account,

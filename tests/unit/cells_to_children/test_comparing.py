@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from cellmesh_operator.cells import read_cell
-from cellmesh_operator.comparing import additions, changed
-from cellmesh_operator.resources import build_service, build_stateful_set
+from cellmesh_operator.decisions.cells import read_cell
+from cellmesh_operator.decisions.comparing import additions, changed
+from cellmesh_operator.decisions.resources import build_service, build_stateful_set
 from reconciled import SETTINGS, UID, a_cell, stored
 
 AUTHORS = {

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from cellmesh_operator.actions import Observed
-from cellmesh_operator.conditions import reported
-from cellmesh_operator.reasons import MESSAGE_LENGTH
+from cellmesh_operator.decisions.actions import Observed
+from cellmesh_operator.decisions.conditions import reported
+from cellmesh_operator.decisions.reasons import MESSAGE_LENGTH
 from reconciled import (
     EARLIER,
     LATER,

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cellmesh_operator.actions import Apply, Delete, Remove, ResizeClaim
-from cellmesh_operator.conditions import reported
-from cellmesh_operator.hashing import applied_hash
+from cellmesh_operator.decisions.actions import Apply, Delete, Remove, ResizeClaim
+from cellmesh_operator.decisions.conditions import reported
+from cellmesh_operator.decisions.hashing import applied_hash
 from cellmesh_operator.naming import (
     APPLIED_HASH,
     CHILDREN,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from cellmesh_operator.actions import Apply, ResizeClaim
+from cellmesh_operator.decisions.actions import Apply, ResizeClaim
+from cellmesh_operator.decisions.failures import failed, failure_notice
 from cellmesh_operator.errors import ApiError, ConnectionLost, OperatorError
-from cellmesh_operator.failures import failed, failure_notice
 from reconciled import NOW, Cluster, Object, conditions, decided, message
 
 FORBIDDEN = ApiError(403, "Forbidden", 'statefulsets.apps "alpha" is forbidden: no')

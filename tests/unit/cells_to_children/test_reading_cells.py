@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from cellmesh.manifests.schema import with_defaults
-from cellmesh_operator.cells import CellSpec, Ephemeral, Volume, read_cell
+from cellmesh_operator.decisions.cells import CellSpec, Ephemeral, Volume, read_cell
 from reconciled import a_cell
 
 SCHEMA = yaml.safe_load(resources.files("cellmesh.protocol").joinpath("cells.cellmesh.dev.yaml").read_text("utf-8"))

@@ -39,7 +39,7 @@ def pod(name: str, namespace: str = "m", *, ready: bool = True, ip: str | None =
 
 
 class FakeApi:
-    """What discovery needs of ``cellmesh_operator.client.Client``, with one counter of versions for everything.
+    """What discovery needs of ``cellmesh_operator.kube.client.Client``, with one counter of versions for everything.
 
     Attributes:
         away: nothing is reached.

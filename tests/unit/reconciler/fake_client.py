@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from cellmesh_operator.client import Head, Listing
 from cellmesh_operator.errors import ApiError, ConnectionLost
+from cellmesh_operator.kube.client import Head, Listing
 from cellmesh_operator.naming import CELLS, Resource
 from reconciled import _merged, stored
 

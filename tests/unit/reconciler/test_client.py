@@ -13,9 +13,9 @@ import pytest
 from aiohttp import web
 from kubernetes.aio.client import Configuration
 
-from cellmesh_operator import access
-from cellmesh_operator.client import PAGE, Client
 from cellmesh_operator.errors import AccessError, ApiError, ConnectionLost
+from cellmesh_operator.kube import access
+from cellmesh_operator.kube.client import PAGE, Client
 from cellmesh_operator.naming import CELLS, SERVICES
 
 pytestmark = pytest.mark.anyio
@@ -263,7 +263,7 @@ async def test_a_login_that_is_no_longer_accepted_is_read_anew(monkeypatch: pyte
         return web.json_response({"metadata": {}, "items": []}, status=200 if good else 401)
 
     monkeypatch.setattr(access, "reload", reload)
-    monkeypatch.setattr("cellmesh_operator.transport.LOGIN_INTERVAL", 0.0)
+    monkeypatch.setattr("cellmesh_operator.kube.transport.LOGIN_INTERVAL", 0.0)
     async with server(answer) as (client, requests):
         await client.list(CELLS)
         assert len(requests) == 2

@@ -8,8 +8,8 @@ import aiohttp
 import pytest
 
 from cellmesh_operator.errors import ListenError
-from cellmesh_operator.health import serving
-from cellmesh_operator.metrics import Metrics
+from cellmesh_operator.reconciler.health import serving
+from cellmesh_operator.reconciler.metrics import Metrics
 
 pytestmark = pytest.mark.anyio
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from cellmesh_operator import handlers
-from cellmesh_operator.handlers import Watcher
 from cellmesh_operator.naming import CELLS, STATEFUL_SETS, Resource
-from cellmesh_operator.store import KINDS
-from cellmesh_operator.streams import Stream, Streams
+from cellmesh_operator.reconciler import handlers
+from cellmesh_operator.reconciler.handlers import Watcher
+from cellmesh_operator.reconciler.store import KINDS
+from cellmesh_operator.reconciler.streams import Stream, Streams
 from support import eventually_async
 
 pytestmark = pytest.mark.anyio

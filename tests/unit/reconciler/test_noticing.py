@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from cellmesh_operator.actions import Notice
+from cellmesh_operator.decisions.actions import Notice
 from cellmesh_operator.errors import ApiError
 from cellmesh_operator.naming import EVENTS
-from cellmesh_operator.noticing import WAITING, WINDOW
+from cellmesh_operator.reconciler.noticing import WAITING, WINDOW
 from unit.reconciler.world import World
 
 pytestmark = pytest.mark.anyio

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cellmesh_operator.queue import Queue
+from cellmesh_operator.reconciler.queue import Queue
 
 
 def queue(max_backoff: float = 60.0, random: float = 0.5) -> Queue[str]:

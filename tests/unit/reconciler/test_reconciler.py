@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cellmesh_operator import reasons
+from cellmesh_operator.decisions import reasons
 from cellmesh_operator.errors import ApiError, ConnectionLost
 from cellmesh_operator.naming import (
     CELLS,
@@ -17,7 +17,7 @@ from cellmesh_operator.naming import (
     STATEFUL_SETS,
     STORAGE_CLASSES,
 )
-from cellmesh_operator.observing import LACKING_FIRST
+from cellmesh_operator.reconciler.observing import LACKING_FIRST
 from unit.reconciler.world import World
 
 pytestmark = pytest.mark.anyio

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
-from cellmesh_operator.__main__ import main
 from cellmesh_operator.errors import SettingsError
-from cellmesh_operator.settings import PREFIX, Settings, unknown
+from cellmesh_operator.reconciler.__main__ import main
+from cellmesh_operator.reconciler.settings import PREFIX, Settings, unknown
 
 URL = {PREFIX + "DISCOVERY_URL": "http://discovery.system:8001/"}
 

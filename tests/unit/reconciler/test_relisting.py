@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from cellmesh_operator.errors import ApiError
-from cellmesh_operator.metrics import Metrics
 from cellmesh_operator.naming import CELL_LABEL, CELLS, PODS, SERVICES, STATEFUL_SETS
-from cellmesh_operator.relisting import BROKEN_AFTER, GRACE, PATIENCE, Relisting
-from cellmesh_operator.store import Key, Store
+from cellmesh_operator.reconciler.metrics import Metrics
+from cellmesh_operator.reconciler.relisting import BROKEN_AFTER, GRACE, PATIENCE, Relisting
+from cellmesh_operator.reconciler.store import Key, Store
 from unit.reconciler.fake_client import FakeClient
 
 pytestmark = pytest.mark.anyio

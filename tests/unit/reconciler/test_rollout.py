@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cellmesh_operator.rollout import ADOPTED, PATIENCE, Rollout
-from cellmesh_operator.store import Key
+from cellmesh_operator.reconciler.rollout import ADOPTED, PATIENCE, Rollout
+from cellmesh_operator.reconciler.store import Key
 
 
 def key(number: int) -> Key:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cellmesh_operator.naming import CELL_LABEL, CELLS, PODS, STATEFUL_SETS
-from cellmesh_operator.store import Store
+from cellmesh_operator.reconciler.store import Store
 
 KEY = ("mesh", "alpha")
 

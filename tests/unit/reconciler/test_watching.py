@@ -10,10 +10,10 @@ import kopf
 import pytest
 from yarl import URL
 
-from cellmesh_operator.handlers import build_registry, build_settings
 from cellmesh_operator.naming import CELL_LABEL, CELLS, PODS, SERVICES, STATEFUL_SETS, Resource
-from cellmesh_operator.store import KINDS
-from cellmesh_operator.streams import Stream, Streams
+from cellmesh_operator.reconciler.handlers import build_registry, build_settings
+from cellmesh_operator.reconciler.store import KINDS
+from cellmesh_operator.reconciler.streams import Stream, Streams
 
 BASE = "https://10.0.0.1:443"
 

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from cellmesh_operator.errors import ApiError, ConnectionLost
-from cellmesh_operator.metrics import Metrics
-from cellmesh_operator.working import Key, Outcome, Workers
+from cellmesh_operator.reconciler.metrics import Metrics
+from cellmesh_operator.reconciler.working import Key, Outcome, Workers
 from support import eventually_async
 
 pytestmark = pytest.mark.anyio

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from cellmesh_operator.metrics import Metrics
 from cellmesh_operator.naming import CELLS, EVENTS, PODS, STATEFUL_SETS, Resource
-from cellmesh_operator.noticing import Notices
-from cellmesh_operator.observing import Observer
-from cellmesh_operator.reconciler import Reconciler
-from cellmesh_operator.rollout import Rollout
-from cellmesh_operator.settings import Settings
-from cellmesh_operator.store import KINDS, Key, Store
-from cellmesh_operator.working import Outcome
+from cellmesh_operator.reconciler.looking import Reconciler
+from cellmesh_operator.reconciler.metrics import Metrics
+from cellmesh_operator.reconciler.noticing import Notices
+from cellmesh_operator.reconciler.observing import Observer
+from cellmesh_operator.reconciler.rollout import Rollout
+from cellmesh_operator.reconciler.settings import Settings
+from cellmesh_operator.reconciler.store import KINDS, Key, Store
+from cellmesh_operator.reconciler.working import Outcome
 from unit.reconciler.fake_client import FakeClient
 
 Object = dict[str, Any]

@@ -50,7 +50,7 @@ async def connect() -> AsyncGenerator[Api]:
 
     """
     # Here, so that a discovery without Kubernetes neither has nor loads its client.
-    from cellmesh_operator.client import Client
+    from cellmesh_operator.kube.client import Client
 
     async with Client.connect(timeout=CALL_TIMEOUT, manager=DISCOVERY_MANAGER) as client:
         yield client

@@ -70,7 +70,7 @@ def serve(settings: Settings, announce: Callable[[str], None], *, exit_with_pare
 def _check_access() -> None:
     """Check before anything starts, so that what is wrong is one line and not a start that fails half-way."""
     try:
-        from cellmesh_operator import access
+        from cellmesh_operator.kube import access
     except ModuleNotFoundError as error:
         raise AccessError(
             f"{error.name} is not installed; install cellmesh[operator], or do without --kubernetes"
