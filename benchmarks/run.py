@@ -22,11 +22,11 @@ import msgspec
 from benchmarks import cases, lookups, machine, report
 from benchmarks.bars import bars
 from benchmarks.cases import Plan
+from benchmarks.document import DOCUMENT, write_messages
 from benchmarks.processes import ROOT, Servers, StartError
 from benchmarks.results import Results
 from benchmarks.systems import ALL, LOADED, preload
 
-DOCUMENT = ROOT / "docs" / "benchmarks.md"
 CASES = ("send", "message", "fixed", "idle", "disk", "discovery")
 
 
@@ -111,8 +111,7 @@ def finish(chosen: argparse.Namespace, results: Results, say: Callable[[str], No
     if chosen.json:
         chosen.json.write_bytes(msgspec.json.format(msgspec.json.encode(results)))
     if chosen.write:
-        DOCUMENT.parent.mkdir(exist_ok=True)
-        DOCUMENT.write_text(report.render(results))
+        write_messages(report.render(results))
         say(f"wrote {DOCUMENT.relative_to(ROOT)}")
     for problem in results.problems:
         print(f"benchmarks: unexpected answers: {problem}", file=sys.stderr)

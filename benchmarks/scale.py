@@ -32,6 +32,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from apiserver.control_plane import ControlPlane, Request  # noqa: E402
 from apiserver.stand_ins import make_storage_class  # noqa: E402
+from benchmarks.document import DOCUMENT, MANY_CELLS, write_many_cells  # noqa: E402
 from benchmarks.machine import describe  # noqa: E402
 from cellmesh_operator.decisions.actions import BuildSettings, Observed  # noqa: E402
 from cellmesh_operator.decisions.deciding import Apply, decide  # noqa: E402
@@ -51,7 +52,6 @@ _SETTING = (
     "{:,} Cells at once on etcd, kube-apiserver (audit log on) and kube-controller-manager, without kubelets: pods are "
     "made Ready by the program. All on one machine, which they share with the raw client."
 )
-REPORT = ROOT / "docs" / "benchmarks-scale.md"
 
 
 @dataclass
@@ -396,7 +396,7 @@ def report(figures: Figures, directory: Path) -> str:
     machine = "; ".join(f"{name}: {value}" for name, value in describe(directory).items())
     writes = ", ".join(f"{kind} {count / figures.cells:.2f}" for kind, count in sorted(figures.kinds.items()))
     lines = [
-        "# Benchmark: many Cells",
+        MANY_CELLS,
         "",
         "Written by `python -m benchmarks.scale --write`; not edited by hand.",
         "",
@@ -422,7 +422,7 @@ def main() -> int:
     """Run, print, and with ``--write`` keep the report; 1 if a count is beyond what is promised."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.splitlines()[0])
     parser.add_argument("--cells", type=int, default=1000)
-    parser.add_argument("--write", action="store_true", help=f"keep the report in {REPORT.relative_to(ROOT)}")
+    parser.add_argument("--write", action="store_true", help=f"keep the report in {DOCUMENT.relative_to(ROOT)}")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON as well")
     options = parser.parse_args()
     figures = run(options.cells)
@@ -431,7 +431,7 @@ def main() -> int:
     if options.json:
         print(json.dumps(figures.__dict__))
     if options.write:
-        REPORT.write_text(text)
+        write_many_cells(text)
     beyond = max(figures.writes) > WRITES or figures.restart_writes
     return 1 if beyond else 0
 
