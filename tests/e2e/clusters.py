@@ -86,13 +86,13 @@ class Cluster:
                 process.terminate()
 
     def helm(self, *arguments: str, major: int = 4, timeout: float = 2 * PATIENCE) -> str:
-        """Run Helm of a major version; return what it printed.
+        """Run Helm, of a major version if there is one; return what it printed.
 
         Raises:
             Failed: it did not succeed.
 
         """
-        return run([program(f"helm{major}"), *arguments], timeout=timeout, environ=self.environ)
+        return run([program(f"helm{major}", "helm"), *arguments], timeout=timeout, environ=self.environ)
 
     def ask_pod(
         self,
@@ -209,14 +209,14 @@ def create(show: Callable[[], Any]) -> Path:
         show: a context manager within which output reaches the terminal: this may take minutes.
 
     """
-    for name in ("kind", "kubectl", "helm3", "helm4"):
-        program(name)
+    for names in (("kubectl",), ("helm3", "helm"), ("helm4", "helm")):
+        program(*names)
     with show():
         try:
-            script("tests/kind/docker.sh")
-            script("tests/kind/node-image.sh")
+            script("tests/kind/cluster.sh", "check")
         except Failed as failed:
-            missing("no kind cluster can be made here", failed.said)
+            reason, _, remedy = failed.said.partition("; ")
+            missing(f"no kind cluster can be made here: {reason}", remedy)
         kubeconfig = kept()
         kubeconfig.parent.mkdir(parents=True, exist_ok=True)
         if not (os.environ.get("CELLMESH_E2E_KEEP") and alive(kubeconfig)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -15,6 +16,9 @@ from e2e.client_pod import ClientPod
 from e2e.clusters import SOON
 from e2e.spaces import Space
 from support import eventually
+
+#: Seconds after a pod is Ready until discovery and then the sending cell know, on a slow machine.
+NEWS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +166,25 @@ class Ledger:
             if "number" in said:
                 record.attempts.append(Attempt(**said))
         return record
+
+
+def excused(attempt: Attempt, spans: Sequence[tuple[float, float]]) -> bool:
+    """Tell whether a send may have failed so: nobody was there to take it.
+
+    Either 503 with Retry-After and nothing stored, while no instance was ready; or, where one became ready at the
+    last moment, the time ran out while it was asked, which is said.
+
+    Args:
+        attempt: the send.
+        spans: begin and end of the times in which no instance was ready.
+
+    """
+    if attempt.status == 503:
+        answered = bool(attempt.retry_after) and attempt.maybe_delivered is False
+        return answered and any(begin <= attempt.ended and attempt.began <= end + NEWS for begin, end in spans)
+    if (attempt.status, attempt.code) == (504, "timeout"):
+        return any(begin <= attempt.began <= end + NEWS and attempt.ended >= end for begin, end in spans)
+    return False
 
 
 def seal(run: str, number: int) -> str:

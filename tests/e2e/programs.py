@@ -24,12 +24,15 @@ class Failed(Exception):  # noqa: N818 - what a command did
         super().__init__(f"{' '.join(command)[:500]}: {said[-4000:].strip()}")
 
 
-def program(name: str) -> str:
-    """Return the path of kubectl, kind or helm; where there is none, this level cannot run."""
-    for folder in folders():
-        if os.access(folder / name, os.X_OK):
-            return str(folder / name)
-    return shutil.which(name) or missing(f"{name} is neither in {folders()[-1]} nor on PATH", "run `make tools`")
+def program(*names: str) -> str:
+    """Return the path of a program, by the first of its names that is found; without any, this level cannot run."""
+    for name in names:
+        for folder in folders():
+            if os.access(folder / name, os.X_OK):
+                return str(folder / name)
+        if found := shutil.which(name):
+            return found
+    return missing(f"{names[0]} is neither in {folders()[-1]} nor on PATH", "run `make tools`")
 
 
 def run(command: Sequence[str], *, stdin: str | None = None, timeout: float = PATIENCE, environ: dict[str, str]) -> str:

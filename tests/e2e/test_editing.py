@@ -14,15 +14,13 @@ from typing import Any
 import pytest
 
 from e2e.images import Images
-from e2e.ledgers import Ledger
+from e2e.ledgers import Ledger, excused
 from e2e.spaces import VOLUME, Space, cell, port_of
 from e2e.watching import PodWatch, percentiles, watched
 
 EDITS = ("image", "port", "resources", "env")
 RESOURCES = {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}}
 ENV = [{"name": "MOOD", "value": "mellow"}]
-#: Seconds after a pod is Ready until discovery and then the sending cell know, on a slow machine.
-NEWS = 2.0
 
 
 @dataclass
@@ -99,15 +97,12 @@ def test_with_two_instances_no_send_fails_during_an_edit(edited: Edited, edit: s
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_with_one_instance_a_send_fails_only_while_none_is_ready(edited: Edited, edit: str) -> None:
-    """With a timeout shorter than the restart: 503 with Retry-After, and only while the pod is not Ready."""
+    """With a timeout shorter than the restart: 503 with Retry-After, while the pod is not Ready."""
     name = f"one-{edit}"
     record = edited.ledgers[name].finish()
     spans = list(edited.pods.unready(name, until=edited.pods.now()))
     assert len(spans) == 1, spans
-    for attempt in record.failed:
-        assert (attempt.status, bool(attempt.retry_after)) == (503, True), attempt
-        assert attempt.maybe_delivered is False, attempt
-        assert any(begin <= attempt.ended and attempt.began <= end + NEWS for begin, end in spans), (attempt, spans)
+    assert [attempt for attempt in record.failed if not excused(attempt, spans)] == [], spans
 
 
 def test_how_long_an_edit_interrupts_a_cell_of_one_instance(edited: Edited) -> None:

@@ -1,6 +1,7 @@
 """Reconciler, discovery, both, and the API server are away for half a minute: messages go on.
 
-Reconciler and discovery overlap, so that one run has all three: first the one is away, then both, then the other.
+Reconciler and discovery overlap, so that one run has all three: first the one is away, then both, then the other;
+each is for longer than half a minute.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from e2e.spaces import VOLUME, Space, cell
 from e2e.watching import PodWatch
 from support import eventually
 
-#: Seconds that each is away.
+#: Seconds that both, and the API server, are away.
 AWAY = 30.0
+#: Seconds that reconciler and discovery are each away before and after that.
+ALONE = 15.0
 
 
-def stay_away() -> None:
+def stay_away(seconds: float) -> None:
     """Let the time pass: an outage of a certain length is what is tested."""
-    threading.Event().wait(AWAY)
+    threading.Event().wait(seconds)
 
 
 @dataclass
@@ -63,19 +66,19 @@ def without_operator(
             # A change of a Cell waits for the reconciler; a pod that goes is none of its business.
             space.patch("other", {"replicas": 2})
             space.cluster.api.delete("pods", space.name, "pure-1")
-            stay_away()
+            stay_away(ALONE)
             assert len(space.pods("other")) == 1
             assert "pure-1" in space.peers()
             outage.phases["reconciler"] = (begin, PodWatch.now())
             release.scale("discovery", 0)
             begin = PodWatch.now()
             unknown = space.send("alpha-0", "other", timeout=2)
-            stay_away()
+            stay_away(AWAY)
             outage.phases["both"] = (begin, PodWatch.now())
         finally:
             release.scale("reconciler", 1)
         begin = PodWatch.now()
-        stay_away()
+        stay_away(ALONE)
         outage.phases["discovery"] = (begin, PodWatch.now())
         release.scale("discovery", 2)
         assert (unknown.status, unknown.json["code"]) == (503, "discovery_unavailable")
@@ -91,7 +94,7 @@ def test_messages_go_on_without_the_operator(without_operator: Outage, phase: st
     """Between cells that know each other no send fails, whichever part of the operator is away."""
     delivered, failed = without_operator.during(phase)
     print(f"\n{phase} away: {delivered} messages delivered")
-    assert delivered > AWAY
+    assert delivered > ALONE
     assert failed == []
 
 
@@ -111,7 +114,7 @@ def test_messages_go_on_without_the_api_server(
         outage = Outage(space, flow)
         begin = PodWatch.now()
         with cluster.api_server_stopped():
-            stay_away()
+            stay_away(AWAY)
             outage.phases["api"] = (begin, PodWatch.now())
         print(f"\nthe API server answers {PodWatch.now() - outage.phases['api'][1]:.1f} s after its manifest is back")
         eventually(lambda: len(space.peers()) == 3, within=SOON, message="discovery to answer")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -10,13 +11,13 @@ from dataclasses import dataclass
 
 from e2e.client_pod import ClientPod
 from e2e.clusters import SOON
-from e2e.ledgers import Ledger
+from e2e.ledgers import Ledger, excused
 from e2e.spaces import VOLUME, Space, cell, port_of
 from e2e.watching import PeersWatch, PodSeen, PodWatch, percentiles, watched
 from support import eventually
 
-CELLS = 5
-DELETIONS = 10
+CELLS = 10
+DELETIONS = 5
 #: What a cell is told to wait after SIGTERM before it refuses messages, in seconds.
 DRAIN_DELAY = 2.0
 
@@ -52,7 +53,7 @@ def test_a_deleted_pod_goes_on_answering_for_its_drain_delay(space: Space, clien
 
 def test_fifty_deleted_pods_are_replaced_among_the_peers(space: Space, ledger: Callable[..., Ledger]) -> None:
     """Each is gone from the peers of every replica and its successor there; no message is lost over it."""
-    names = [f"pure-{letter}" for letter in "abcde"[:CELLS]]
+    names = [f"pure-{letter}" for letter in string.ascii_lowercase[:CELLS]]
     space.start(cell("alpha"), *(cell(name, storage=VOLUME) for name in names))
     with watched(space) as (pods, peers), ExitStack() as stack:
         flows = {name: stack.enter_context(ledger(space, to=name, clients=1, timeout=1)) for name in names}
@@ -69,8 +70,13 @@ def test_fifty_deleted_pods_are_replaced_among_the_peers(space: Space, ledger: C
     print(f"successor among the peers after it is Ready: {percentiles(appeared)}")
     print(f"from deletion to Ready: {percentiles([turn.ready - turn.leaving for turn in turns])}")
     print(f"gap in deliveries to a cell of one instance: {percentiles(_gaps(turns, flows))}")
-    for flow in flows.values():
-        assert {attempt.status for attempt in flow.finish().failed} <= {503}
+    # The second that the contract names. Of most: what a pause of this machine adds is not discovery's.
+    assert sorted(appeared)[len(appeared) // 2] < 1
+    assert sorted(vanished)[len(vanished) // 2] < 1
+    for name, flow in flows.items():
+        spans = list(pods.unready(name, until=pods.now()))
+        assert len(spans) == DELETIONS
+        assert [attempt for attempt in flow.finish().failed if not excused(attempt, spans)] == []
         flow.check_inboxes()
 
 

@@ -6,13 +6,10 @@ from collections.abc import Callable
 
 from e2e.clusters import SOON
 from e2e.images import Images
-from e2e.ledgers import Ledger
+from e2e.ledgers import Ledger, excused
 from e2e.spaces import VOLUME, Space, cell
 from e2e.watching import watched
 from support import eventually
-
-#: Seconds after a pod is Ready until discovery and then the sending cell know, on a slow machine.
-NEWS = 2.0
 
 
 def test_a_cell_is_scaled_to_three_to_none_and_back(space: Space, ledger: Callable[..., Ledger]) -> None:
@@ -45,10 +42,7 @@ def test_a_cell_is_scaled_to_three_to_none_and_back(space: Space, ledger: Callab
         spans = list(pods.unready("pure", until=pods.now()))
     assert len(spans) == 1, spans
     assert record.failed, "nothing was sent while there was no instance"
-    for attempt in record.failed:
-        assert (attempt.status, bool(attempt.retry_after), attempt.maybe_delivered) == (503, True, False), attempt
-        assert spans[0][0] <= attempt.ended, (attempt, spans)
-        assert attempt.began <= spans[0][1] + NEWS, (attempt, spans)
+    assert [attempt for attempt in record.failed if not excused(attempt, spans)] == [], spans
     # What the other two had acknowledged waits on their volumes.
     space.kubectl("scale", "cell", "pure", "--replicas=3")
     space.wait_ready("pure")

@@ -37,7 +37,7 @@ def broken(make_shared_space: Callable[[], Space], ledger: Callable[..., Ledger]
         "bad-image": {"image": "UPPER//case:1"},
         "over-quota": {"resources": {"requests": {"cpu": "11"}}},
         "nowhere": {"template": {"nodeSelector": {"cellmesh.dev/no-such-node": "yes"}}},
-        "too-big": {"resources": {"requests": {"memory": "64Ti"}}},
+        "too-big": {"resources": {"requests": {"cpu": "10m", "memory": "64Ti"}}},
         "no-class": {"storage": {"size": "1Gi", "className": "no-such-class"}},
         "insecure": {
             "template": {

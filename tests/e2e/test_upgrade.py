@@ -10,7 +10,7 @@ import pytest
 
 from e2e.clusters import SOON
 from e2e.images import Images
-from e2e.ledgers import Ledger
+from e2e.ledgers import Ledger, excused
 from e2e.releases import Release, is_ready
 from e2e.spaces import VOLUME, Space, cell
 from e2e.watching import PodWatch, percentiles, watched
@@ -19,8 +19,6 @@ from support import eventually
 CELLS = {"one-a": 1, "one-b": 1, "two-a": 2, "two-b": 2}
 #: Cells that may be rolled out at a time.
 AT_A_TIME = 1
-#: Seconds after a pod is Ready until discovery and then the sending cell know, on a slow machine.
-NEWS = 2.0
 
 
 @dataclass
@@ -131,9 +129,7 @@ def test_with_one_instance_a_send_fails_only_while_none_is_ready(upgraded: Upgra
     """503 with Retry-After, and only while the pod is not Ready; how long that is, is printed."""
     record = upgraded.flows[name].finish()
     spans = list(upgraded.pods.unready(name, until=upgraded.ended))
-    for attempt in record.failed:
-        assert (attempt.status, bool(attempt.retry_after), attempt.maybe_delivered) == (503, True, False), attempt
-        assert any(begin <= attempt.ended and attempt.began <= end + NEWS for begin, end in spans), (attempt, spans)
+    assert [attempt for attempt in record.failed if not excused(attempt, spans)] == [], spans
     print(f"\n{name}: gap {percentiles([record.gap(upgraded.began, upgraded.ended)])}")
 
 
