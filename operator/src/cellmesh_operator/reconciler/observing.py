@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -60,6 +61,7 @@ class Observer:
         self._lacking: dict[Key, _Lacking] = {}
         self._classes: Mapping[str, Object] | None = None
         self._classes_until = float("-inf")
+        self._classes_read = asyncio.Lock()
 
     async def observe(self, key: Key, cell: Object) -> Observed:
         """Return what is observed of a Cell.
@@ -131,17 +133,22 @@ class Observer:
         """Return the StorageClasses by name; None for a Cell without volumes, or where they may not be read."""
         if (cell["spec"].get("storage") or {}).get("ephemeral") is not None:
             return None
-        if self._clock() >= self._classes_until:
-            self._classes_until = self._clock() + CLASSES_FOR
-            try:
-                listing = await self._client.list(STORAGE_CLASSES)
-                self._classes = {item["metadata"]["name"]: item for item in listing.items}
-            except ApiError as error:
-                if not error.forbidden:
-                    raise
-                # A reconciler with Roles only: kinds without a namespace are beyond these.
-                self._classes = None
+        # Whoever looks while the list is under way waits for it: "not read yet" must not pass for "may not be read".
+        async with self._classes_read:
+            if self._clock() >= self._classes_until:
+                self._classes = await self._list_classes()
+                self._classes_until = self._clock() + CLASSES_FOR
         return self._classes
+
+    async def _list_classes(self) -> Mapping[str, Object] | None:
+        try:
+            listing = await self._client.list(STORAGE_CLASSES)
+        except ApiError as error:
+            if not error.forbidden:
+                raise
+            # A reconciler with Roles only: kinds without a namespace are beyond these.
+            return None
+        return {item["metadata"]["name"]: item for item in listing.items}
 
 
 def belongs(item: Mapping[str, Any]) -> bool:
