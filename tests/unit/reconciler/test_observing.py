@@ -9,7 +9,8 @@ import pytest
 
 from cellmesh_operator.decisions import reasons
 from cellmesh_operator.errors import ConnectionLost
-from cellmesh_operator.naming import CELL_LABEL, CLAIMS, STORAGE_CLASSES
+from cellmesh_operator.naming import CELL_LABEL, CLAIMS, EVENTS, STATEFUL_SETS, STORAGE_CLASSES
+from cellmesh_operator.reconciler.observing import LACKING_FIRST
 from unit.reconciler.world import World
 
 pytestmark = pytest.mark.anyio
@@ -67,5 +68,36 @@ async def test_storage_classes_that_were_not_reached_are_read_at_the_next_look(w
     with pytest.raises(ConnectionLost):
         await again.look()
     again.client.list = real  # type: ignore[method-assign]
+    await again.look()
+    assert again.client.writes == []
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ('violates PodSecurity "restricted:latest"', reasons.POD_SECURITY),
+        ("exceeded quota: pods", reasons.QUOTA_EXCEEDED),
+        ("the webhook says no", reasons.FAILED_CREATE),
+    ],
+)
+async def test_a_restart_does_not_take_back_what_events_have_told(world: World, words: str, reason: str) -> None:
+    """Expect the Events to be read at the first look of a new life, and nothing to be written."""
+    world.make_cell(storage={"ephemeral": {}})
+    await world.look()
+    await world.look()
+    found = world.client.there(STATEFUL_SETS, "alpha")
+    assert found is not None
+    event = {
+        "metadata": {"name": "e"},
+        "involvedObject": {"uid": found["metadata"]["uid"]},
+        "reason": "FailedCreate",
+        "message": f"create Pod alpha-0 in StatefulSet alpha failed error: {words}",
+        "lastTimestamp": "2026-01-01T23:00:00Z",
+    }
+    world.client.put(EVENTS, event)
+    world.now += LACKING_FIRST
+    await world.look()
+    assert world.conditions()[reasons.READY] == ("False", reason)
+    again = new_life(world)
     await again.look()
     assert again.client.writes == []

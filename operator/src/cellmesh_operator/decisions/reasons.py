@@ -84,6 +84,8 @@ TROUBLES: Final = (
     POD_FAILED,
     PROBE_FAILING,
 )
+#: Troubles that only FailedCreate Events tell of.
+FROM_EVENTS: Final = frozenset({POD_SECURITY, QUOTA_EXCEEDED, FAILED_CREATE})
 #: Troubles that waiting does not mend: somebody must change something. The others may pass by themselves:
 #: a registry comes back, a node is added, a Secret follows.
 HOPELESS: Final = frozenset({INVALID_IMAGE_NAME, POD_SECURITY})

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cellmesh_operator.decisions import reasons
 from cellmesh_operator.decisions.actions import Observed
 from cellmesh_operator.errors import ApiError
 from cellmesh_operator.kube.client import Client
@@ -82,7 +83,7 @@ class Observer:
             pod_disruption_budget=children[POD_DISRUPTION_BUDGETS],
             pods=self._store.of_cell(PODS, key),
             claims=self._store.of_cell(CLAIMS, key),
-            failures=await self._failures(key, stateful_set),
+            failures=await self._failures(key, cell, stateful_set),
             storage_classes=await self._storage_classes(cell),
         )
 
@@ -111,7 +112,7 @@ class Observer:
         # The watches see only what bears our label, so somebody else's object of this name is seen here alone.
         return await self._client.get(kind, *key)
 
-    async def _failures(self, key: Key, stateful_set: Object | None) -> tuple[Object, ...]:
+    async def _failures(self, key: Key, cell: Object, stateful_set: Object | None) -> tuple[Object, ...]:
         """Return the Events about pods that could not be made; they are nowhere else to be seen."""
         pods = self._store.count_of_cell(PODS, key)
         if stateful_set is None or pods >= stateful_set["spec"].get("replicas", 1):
@@ -119,7 +120,10 @@ class Observer:
             return ()
         now, uid = self._clock(), stateful_set["metadata"]["uid"]
         lacking = self._lacking.get(key)
-        if lacking is None or lacking.uid != uid or pods > lacking.pods:
+        if lacking is None and _reported(cell) in reasons.FROM_EVENTS:
+            # A former life has read the Events already; without them this one would take that back.
+            lacking = self._lacking[key] = _Lacking(uid, pods, now)
+        elif lacking is None or lacking.uid != uid or pods > lacking.pods:
             lacking = self._lacking[key] = _Lacking(uid, pods, now + LACKING_FIRST)
         lacking.pods = pods
         if now >= lacking.check_at:
@@ -154,3 +158,9 @@ class Observer:
 def belongs(item: Mapping[str, Any]) -> bool:
     """Tell whether an object bears the label by which the watches see it."""
     return CELL_LABEL in (item["metadata"].get("labels") or {})
+
+
+def _reported(cell: Object) -> str:
+    """Return the reason that was last reported of a Cell's being ready or not."""
+    states = (cell.get("status") or {}).get("conditions") or ()
+    return next((str(state["reason"]) for state in states if state["type"] == reasons.READY), "")
