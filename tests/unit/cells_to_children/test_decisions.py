@@ -351,7 +351,9 @@ def test_storage_that_cannot_grow_stays_and_is_said(classes: dict[str, Object], 
     decision = decided(cluster.observed)
     assert kinds(decision.actions) == [("Apply", "Service"), ("Apply", "StatefulSet")]
     assert conditions(decision.status)["StorageReady"] == ("False", "ExpansionNotSupported")
-    assert words in message(decision.status, "StorageReady")
+    said = message(decision.status, "StorageReady")
+    assert words in said
+    assert "set allowVolumeExpansion: true on that, if its driver can expand, or make another Cell" in said
     assert ("Warning", "ExpansionNotSupported") in [(notice.type, notice.reason) for notice in decision.notices]
     cluster.reconcile()
     after = decided(cluster.observed)

@@ -143,10 +143,13 @@ def _refused(cell: Cell, claims: list[Object], observed: Observed) -> tuple[str,
     for claim in claims:
         class_name = claim["spec"].get("storageClassName") or ""
         if not (classes.get(class_name) or {}).get("allowVolumeExpansion"):
-            which = f"its StorageClass {class_name} does not allow" if class_name else "it has no StorageClass to allow"
+            which, remedy = "it has no StorageClass to allow expansion", "make another Cell"
+            if class_name:
+                which = f"its StorageClass {class_name} does not allow expansion"
+                remedy = "set allowVolumeExpansion: true on that, if its driver can expand, or " + remedy
             return (
                 reasons.EXPANSION_UNSUPPORTED,
-                f"claim {claim['metadata']['name']} stays at {_request(claim)}: {which} expansion",
+                f"claim {claim['metadata']['name']} stays at {_request(claim)}: {which}; {remedy}",
             )
     return None
 
