@@ -35,9 +35,26 @@ def owned(**changes: Any) -> dict[str, Any]:
     return item
 
 
+def named(name: str, item: dict[str, Any]) -> dict[str, Any]:
+    """Return a pod under another name."""
+    item["metadata"]["name"] = name
+    return item
+
+
+def orphaned(name: str) -> dict[str, Any]:
+    """Return a pod of the Cell by its label that nothing controls."""
+    return named(name, without(pod("pure-0"), "metadata", "ownerReferences"))
+
+
 def test_a_ready_pod_of_a_stateful_set_is_read() -> None:
     """Expect its name, uid, Cell, address and port."""
     assert read_pod(pod("pure-0")) == POD
+
+
+@pytest.mark.parametrize("item", [orphaned("pure-0"), owned(controller=False)])
+def test_an_instance_whose_stateful_set_is_made_anew_stays(item: dict[str, Any]) -> None:
+    """Expect a pod that nothing controls and that the StatefulSet will adopt to be read as before."""
+    assert read_pod(item) == POD
 
 
 NO_PEER = {
@@ -47,11 +64,14 @@ NO_PEER = {
     "no address": pod("pure-0", ip=None),
     "terminating": pod("pure-0", deletionTimestamp="2026-01-31T12:00:00Z"),
     "no label": without(pod("pure-0"), "metadata", "labels"),
-    "no owner": without(pod("pure-0"), "metadata", "ownerReferences"),
+    "no owner, and no ordinal in its name": orphaned("pure"),
+    "no owner, and something else than an ordinal in its name": orphaned("pure-x"),
+    "no owner, and the name of another Cell's instance": orphaned("impure-0"),
+    "no owner, and a name that no StatefulSet gives": orphaned("pure-01"),
     "another kind of owner": owned(kind="ReplicaSet"),
     "another API group's StatefulSet": owned(apiVersion="apps.example.org/v1"),
     "the StatefulSet of another name": owned(name="other"),
-    "an owner that does not control": owned(controller=False),
+    "an owner that does not control, and no ordinal in its name": named("pure-x", owned(controller=False)),
     "no port": with_ports([]),
     "a port of another name": with_ports([{"name": "http", "containerPort": 8002}]),
     "containers that are none": {**pod("pure-0"), "spec": {"containers": "x"}},

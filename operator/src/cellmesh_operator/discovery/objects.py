@@ -12,7 +12,7 @@ import msgspec
 
 from cellmesh.protocol.fields import is_cell_id
 from cellmesh_operator.discovery.records import PeerRecord, record_of
-from cellmesh_operator.naming import CELL_LABEL, PORT_NAME, STATEFUL_SETS
+from cellmesh_operator.naming import CELL_LABEL, PORT_NAME, STATEFUL_SETS, pod_name
 
 _encode = msgspec.json.encode
 
@@ -112,8 +112,9 @@ def read_cell(item: dict[str, Any]) -> CellFacts | None:
 def read_pod(item: dict[str, Any]) -> PodFacts | None:
     """Return what is needed of a pod that serves as an instance of a Cell; None for any other pod.
 
-    An instance bears the Cell's label and is controlled by the StatefulSet of the Cell's name; its port is the
-    container port named ``cell``, so that old and new ports live side by side in a rollout.
+    An instance bears the Cell's label and is controlled by the StatefulSet of the Cell's name, or will be: while
+    storage grows, the StatefulSet is made anew around its pods, which have no controller until it adopts them. The
+    port is the container port named ``cell``, so that old and new ports live side by side in a rollout.
     """
     try:
         pod = msgspec.convert(item, _Pod)
@@ -150,13 +151,19 @@ def peer_of(cell: CellFacts, pod: PodFacts) -> PeerRecord:
 
 
 def _controlled(metadata: _Meta, cell: str) -> bool:
+    controllers = [owner for owner in metadata.ownerReferences or () if owner.controller]
+    if not controllers:
+        return _adoptable(metadata.name, cell)
     return any(
-        owner.controller
-        and owner.name == cell
-        and owner.kind == STATEFUL_SETS.kind
-        and owner.apiVersion == STATEFUL_SETS.api_version
-        for owner in metadata.ownerReferences or ()
+        owner.name == cell and owner.kind == STATEFUL_SETS.kind and owner.apiVersion == STATEFUL_SETS.api_version
+        for owner in controllers
     )
+
+
+def _adoptable(pod: str, cell: str) -> bool:
+    """Tell whether the Cell's StatefulSet would adopt a pod of this name: with an ordinal behind its own."""
+    start, _, ordinal = pod.rpartition("-")
+    return start == cell and ordinal.isdecimal() and pod == pod_name(cell, int(ordinal))
 
 
 def _port(spec: _PodSpec) -> int | None:
