@@ -202,11 +202,12 @@ def script(path: str, *arguments: str) -> str:
     return printed
 
 
-def create(show: Callable[[], Any]) -> Path:
+def create(show: Callable[[], Any], meanwhile: Callable[[], Any]) -> Path:
     """Make our own cluster, or take the one that an earlier run has kept; return its kubeconfig.
 
     Args:
         show: a context manager within which output reaches the terminal: this may take minutes.
+        meanwhile: begins something else that takes its time, once it is known that a cluster can be made.
 
     """
     for names in (("kubectl",), ("helm3", "helm"), ("helm4", "helm")):
@@ -217,6 +218,7 @@ def create(show: Callable[[], Any]) -> Path:
         except Failed as failed:
             reason, _, remedy = failed.said.partition("; ")
             missing(f"no kind cluster can be made here: {reason}", remedy)
+        meanwhile()
         kubeconfig = kept()
         kubeconfig.parent.mkdir(parents=True, exist_ok=True)
         if not (os.environ.get("CELLMESH_E2E_KEEP") and alive(kubeconfig)):

@@ -31,7 +31,7 @@ from e2e.client_pod import NAMESPACE as CLIENT_NAMESPACE
 from e2e.client_pod import ClientPod
 from e2e.clusters import Cluster
 from e2e.evidence import collect
-from e2e.images import Images
+from e2e.images import Build, Images
 from e2e.ledgers import Ledger
 from e2e.releases import Release, make_namespace
 from e2e.spaces import Space
@@ -70,10 +70,16 @@ def show(pytestconfig: pytest.Config) -> Callable[[], Any]:
 
 
 @pytest.fixture(scope="session")
-def cluster(pytestconfig: pytest.Config, show: Callable[[], Any]) -> Iterator[Cluster]:
+def build() -> Build:
+    """Build the images once."""
+    return Build()
+
+
+@pytest.fixture(scope="session")
+def cluster(pytestconfig: pytest.Config, build: Build, show: Callable[[], Any]) -> Iterator[Cluster]:
     """Share one cluster between all tests."""
     given = os.environ.get("CELLMESH_E2E_KUBECONFIG")
-    running = Cluster(Path(given) if given else clusters.create(show))
+    running = Cluster(Path(given) if given else clusters.create(show, build.begin))
     pytestconfig.stash[_CLUSTER] = running
     pytestconfig.stash[_SPACES] = []
     yield running
@@ -84,9 +90,9 @@ def cluster(pytestconfig: pytest.Config, show: Callable[[], Any]) -> Iterator[Cl
 
 
 @pytest.fixture(scope="session")
-def built(cluster: Cluster, show: Callable[[], Any]) -> Iterator[Images]:
+def built(cluster: Cluster, build: Build, show: Callable[[], Any]) -> Iterator[Images]:
     """Build the images and bring them onto the nodes."""
-    provided = images.provide(cluster, show)
+    provided = images.provide(cluster, build, show)
     yield provided
     images.forget(cluster, provided)
 
@@ -114,14 +120,14 @@ def client(cluster: Cluster, built: Images) -> Iterator[ClientPod]:
         cluster.kubectl("delete", "namespace", CLIENT_NAMESPACE)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def needs_nodes(cluster: Cluster) -> None:
     """Skip where nodes are not containers of this machine, in which a test could run commands."""
     if not cluster.kind:
         pytest.skip("the nodes of this cluster cannot be entered; use kind: unset CELLMESH_E2E_KUBECONFIG")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def needs_workers(cluster: Cluster) -> None:
     """Skip where draining a node would leave none, or would meet others' pods."""
     if not cluster.kind or len(cluster.workers) != 2:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,30 @@ class Images:
     operator: str
 
 
-def provide(cluster: Cluster, show: Callable[[], Any]) -> Images:
+class Build:
+    """The building of the images, which goes on while a cluster is made."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1)
+        self._under_way: Future[str] | None = None
+
+    def begin(self) -> Future[str]:
+        """Begin, unless it has begun."""
+        if self._under_way is None:
+            self._under_way = self._executor.submit(script, "deploy/images.sh", "e2e")
+        return self._under_way
+
+    def finish(self) -> None:
+        """Wait for its end.
+
+        Raises:
+            Failed: the images could not be built.
+
+        """
+        self.begin().result()
+
+
+def provide(cluster: Cluster, build: Build, show: Callable[[], Any]) -> Images:
     """Build the images and load them, or take those that are given for a cluster that is not kind's."""
     if not cluster.kind:
         names = [os.environ.get(name, "") for name in _GIVEN]
@@ -31,7 +55,7 @@ def provide(cluster: Cluster, show: Callable[[], Any]) -> Images:
             missing("images cannot be loaded into this cluster", f"push them, and name them in {', '.join(_GIVEN)}")
         return Images(*names)
     with show():
-        script("deploy/images.sh", "e2e")
+        build.finish()
         images = _tagged()
         script("tests/kind/cluster.sh", "load", images.cell, images.next_cell, images.operator, "--name", cluster.kind)
     return images

@@ -1,4 +1,4 @@
-"""Reconciler, discovery, both, and the API server are away for half a minute: messages go on.
+"""Reconciler, discovery, and both are away for half a minute: messages go on.
 
 Reconciler and discovery overlap, so that one run has all three: first the one is away, then both, then the other;
 each is for longer than half a minute.
@@ -6,28 +6,22 @@ each is for longer than half a minute.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
 
-from e2e.clusters import SOON, Cluster
+from e2e.clusters import SOON
 from e2e.ledgers import Ledger, Record
 from e2e.releases import Release
 from e2e.spaces import VOLUME, Space, cell
-from e2e.watching import PodWatch
+from e2e.watching import PodWatch, stay
 from support import eventually
 
-#: Seconds that both, and the API server, are away.
+#: Seconds that both are away.
 AWAY = 30.0
 #: Seconds that reconciler and discovery are each away before and after that.
 ALONE = 15.0
-
-
-def stay_away(seconds: float) -> None:
-    """Let the time pass: an outage of a certain length is what is tested."""
-    threading.Event().wait(seconds)
 
 
 @dataclass
@@ -66,19 +60,19 @@ def without_operator(
             # A change of a Cell waits for the reconciler; a pod that goes is none of its business.
             space.patch("other", {"replicas": 2})
             space.cluster.api.delete("pods", space.name, "pure-1")
-            stay_away(ALONE)
+            stay(ALONE)
             assert len(space.pods("other")) == 1
             assert "pure-1" in space.peers()
             outage.phases["reconciler"] = (begin, PodWatch.now())
             release.scale("discovery", 0)
             begin = PodWatch.now()
             unknown = space.send("alpha-0", "other", timeout=2)
-            stay_away(AWAY)
+            stay(AWAY)
             outage.phases["both"] = (begin, PodWatch.now())
         finally:
             release.scale("reconciler", 1)
         begin = PodWatch.now()
-        stay_away(ALONE)
+        stay(ALONE)
         outage.phases["discovery"] = (begin, PodWatch.now())
         release.scale("discovery", 2)
         assert (unknown.status, unknown.json["code"]) == (503, "discovery_unavailable")
@@ -102,37 +96,3 @@ def test_no_message_is_lost_over_an_outage_of_the_operator(without_operator: Out
     """All that was acknowledged, a pod's deletion included, is in the inboxes."""
     assert without_operator.record.failed == []
     without_operator.flow.check_inboxes()
-
-
-def test_messages_go_on_without_the_api_server(
-    space: Space, cluster: Cluster, release: Release, ledger: Callable[..., Ledger], needs_nodes: None
-) -> None:
-    """No send fails; discovery says how old its knowledge is, and all is as before once the server is back."""
-    space.start(cell("alpha"), cell("pure", replicas=2, storage=VOLUME))
-    restarts = _restarts(release)
-    with ledger(space, to="pure") as flow:
-        outage = Outage(space, flow)
-        begin = PodWatch.now()
-        with cluster.api_server_stopped():
-            stay_away(AWAY)
-            outage.phases["api"] = (begin, PodWatch.now())
-        print(f"\nthe API server answers {PodWatch.now() - outage.phases['api'][1]:.1f} s after its manifest is back")
-        eventually(lambda: len(space.peers()) == 3, within=SOON, message="discovery to answer")
-        flow.wait_flowing()
-        # All by itself: a change is seen and acted upon.
-        space.patch("pure", {"replicas": 3})
-        space.wait_ready("pure")
-        eventually(lambda: "pure-2" in space.peers(), within=SOON, message="the third instance among the peers")
-        flow.wait_flowing()
-    delivered, failed = outage.during("api")
-    print(f"API server away: {delivered} messages delivered")
-    assert delivered > AWAY
-    assert failed == []
-    assert outage.record.failed == []
-    flow.check_inboxes()
-    assert _restarts(release) == restarts, "a part of the operator was started anew"
-
-
-def _restarts(release: Release) -> dict[str, int]:
-    pods = [*release.pods("reconciler"), *release.pods("discovery")]
-    return {pod["metadata"]["name"]: pod["status"]["containerStatuses"][0]["restartCount"] for pod in pods}

@@ -164,6 +164,11 @@ def watched(space: Space) -> Iterator[tuple[PodWatch, list[PeersWatch]]]:
         yield pods, peers
 
 
+def stay(seconds: float) -> None:
+    """Let time pass: for an outage of a certain length, which is what is tested, and never to wait for something."""
+    threading.Event().wait(seconds)
+
+
 def percentiles(values: list[float]) -> str:
     """Return p50, p99 and the largest of some times in seconds, as text."""
     if not values:
