@@ -144,13 +144,58 @@ async def test_what_is_newer_than_the_list_stays() -> None:
     """Expect an object that was made after the list was taken not to be taken for gone."""
     lists = Lists()
     await lists.relisting.fill()
-    lists.client.version += 50
-    made = lists.pod("alpha-0")
-    lists.store.put(PODS, made)
-    lists.client.remove(PODS, "alpha-0")
-    lists.client.version = 120
+    real = lists.client.heads
+
+    async def slow(*given: Any, **more: Any) -> Any:
+        answer = await real(*given, **more)
+        lists.store.put(PODS, lists.pod("alpha-0"))
+        return answer
+
+    lists.client.heads = slow  # type: ignore[method-assign]
     assert await lists.compare() == 0
     assert lists.store.get(PODS, ("mesh", "alpha-0")) is not None
+
+
+async def restored(lists: Lists) -> None:
+    """Have two pods known, then restore a backup that has the first in an older state and not the second."""
+    old = lists.pod("alpha-0")
+    lists.client.put(PODS, {**old, "status": {"phase": "Running"}})
+    lists.pod("alpha-1")
+    await lists.relisting.fill()
+    lists.repaired.clear()
+    lists.client.remove(PODS, "alpha-1")
+    lists.client.remove(PODS, "alpha-0")
+    lists.client.version = int(old["metadata"]["resourceVersion"]) - 1
+    again = lists.pod("alpha-0")
+    again["metadata"]["uid"] = old["metadata"]["uid"]
+    lists.client._objects[PODS.plural, "mesh", "alpha-0"] = again
+
+
+@pytest.mark.parametrize("later", [0, 1000], ids=["at once", "when versions have caught up"])
+async def test_a_cluster_that_was_restored_is_believed(later: int) -> None:
+    """Expect the older state to be known and what is not there to be forgotten, both counted, and changes after it."""
+    lists = Lists()
+    await restored(lists)
+    lists.client.version += later
+    assert await lists.compare() == 2
+    assert lists.repaired == [("mesh", "alpha")] * 2
+    found = lists.store.get(PODS, ("mesh", "alpha-0"))
+    assert found is not None
+    assert "status" not in found
+    assert list(lists.store.keys(PODS)) == [("mesh", "alpha-0")]
+    assert lists.store.put(PODS, lists.client.put(PODS, {**found, "status": {"phase": "Failed"}})) == ("mesh", "alpha")
+    assert await lists.compare() == 0
+
+
+async def test_a_namespace_that_was_not_restored_is_not_read_anew() -> None:
+    """Expect versions of one scope to say nothing of another, as lists of both may be far apart in time."""
+    lists = Lists(scopes=("mesh", "other"))
+    lists.pod("alpha-0", "other")
+    await restored(lists)
+    lists.repaired.clear()
+    assert lists.store.newest(PODS, "other") < lists.store.newest(PODS, "mesh")
+    await lists.compare()
+    assert lists.repaired == [("mesh", "alpha")] * 2
 
 
 async def test_other_namespaces_are_not_compared() -> None:

@@ -81,3 +81,24 @@ def test_who_owns_which_field_is_not_kept() -> None:
     entry = store.entry(CELLS, KEY)
     assert entry is not None
     assert entry.generation == 3
+
+
+def test_after_a_rewind_any_state_is_news() -> None:
+    """Expect an older state of what is there and of what was deleted to be taken, and newer ones to win again."""
+    store = Store()
+    store.put(STATEFUL_SETS, item(10))
+    store.put(STATEFUL_SETS, item(10, name="beta", uid="v", cell="beta"))
+    store.drop(STATEFUL_SETS, ("mesh", "beta"), uid="v", version=11)
+    store.rewind(STATEFUL_SETS, "mesh")
+    assert store.put(STATEFUL_SETS, item(5)) == KEY
+    assert store.put(STATEFUL_SETS, item(4)) is None
+    assert store.put(STATEFUL_SETS, item(5, name="beta", uid="v", cell="beta")) == ("mesh", "beta")
+
+
+def test_a_rewind_of_one_namespace_leaves_the_others() -> None:
+    """Expect older states there to be old."""
+    store = Store()
+    store.put(STATEFUL_SETS, item(10))
+    store.rewind(STATEFUL_SETS, "other")
+    assert store.put(STATEFUL_SETS, item(9)) is None
+    assert (store.newest(STATEFUL_SETS, "mesh"), store.newest(STATEFUL_SETS, "other")) == (10, 0)

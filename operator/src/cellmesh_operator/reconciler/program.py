@@ -105,14 +105,14 @@ class Program:
         self._workers = Workers(
             self._reconciler.reconcile, metrics, count=settings.workers, max_backoff=settings.max_backoff
         )
-        self._newest = dict.fromkeys(KINDS, 0)
+        self._last = dict.fromkeys(KINDS, 0)
         self._relisting = Relisting(
             client,
             self._store,
             metrics,
             scopes=settings.scopes,
             interval=settings.resync,
-            progress=lambda kind: self._newest[kind],
+            progress=lambda kind: self._last[kind],
             repaired=self._workers.add,
         )
         self._streams = Streams(settings.scopes, self._listed)
@@ -253,7 +253,7 @@ class Program:
     def _changed(self, kind: Resource, event: str | None, item: dict[str, Any]) -> None:
         metadata = item["metadata"]
         self._metrics.changed(kind.plural)
-        self._newest[kind] = max(self._newest[kind], version_of(item))
+        self._last[kind] = version_of(item)
         key = (metadata.get("namespace", ""), metadata["name"])
         before = self._store.entry(kind, key)
         if event == "DELETED":

@@ -4,6 +4,9 @@ A watch tells nothing of what was deleted while it was cut off, and one that has
 at all. So each kind is listed completely at least every ``interval`` seconds, and soon after kopf has listed it anew,
 and compared with the store by resource version. What differs, and stays different although the watch has had
 time to bring it, is put right and counted; a kind that needs that three times running has a broken watch.
+
+A cluster that was restored from a backup counts its versions from an earlier one on: what is known would be newer
+than all that is to come. A list shows it, and from then on is believed whatever the versions.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ class Relisting:
         metrics: counts repairs.
         scopes: namespaces; None stands for all.
         interval: seconds between comparisons of a kind.
-        progress: returns the newest resource version that a watch of a kind has brought.
+        progress: returns the resource version that a watch of a kind has brought last.
         repaired: called with the Cell of each object that was put right.
         clock: monotonic seconds.
         sleep: waits.
@@ -140,7 +143,11 @@ class Relisting:
         """List a kind in all scopes and put the store right; return how much that was."""
         count = 0
         for scope in self._scopes:
+            newest = self._store.newest(kind, scope)
             heads, version = await self._client.heads(kind, scope, labels="" if kind == CELLS else CELL_LABEL)
+            if version < newest or self._gone_back(kind, heads, version):
+                _log.warning("%s: the API server's versions begin anew; was it restored from a backup?", kind.plural)
+                self._store.rewind(kind, scope)
             missed = self._missed(kind, heads)
             gone = self._gone(kind, scope, heads, version)
             if patient and (missed or gone):
@@ -148,6 +155,11 @@ class Relisting:
             count += self._put_right(kind, missed, gone, version)
         self._store.forget_deletions(kind)
         return count
+
+    def _gone_back(self, kind: Resource, heads: Sequence[Head], version: int) -> bool:
+        """Tell whether a list has an object in an older state than one that it would have to have."""
+        known = ((head, self._store.entry(kind, head.key)) for head in heads)
+        return any(entry is not None and head.version < entry.version <= version for head, entry in known)
 
     def _missed(self, kind: Resource, heads: Sequence[Head]) -> list[Head]:
         return [head for head in heads if self._store.misses(kind, head.key, head.uid, head.version)]

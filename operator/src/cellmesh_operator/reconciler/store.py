@@ -1,15 +1,16 @@
 """What is known of the cluster: the newest state seen of each Cell and of what belongs to it.
 
 Filled by complete lists, by watches and by the answers to our own writes; the newest resource version wins,
-whatever comes first. Objects are kept as JSON text, a tenth of what they take as dicts, without
-``managedFields``, which are half of them and which nobody here reads.
+whatever comes first, until ``rewind`` says that the cluster itself has gone back. Objects are kept as JSON
+text, a tenth of what they take as dicts, without ``managedFields``, which are half of them and which nobody here
+reads.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
@@ -85,6 +86,19 @@ class Store:
             return None
         self._forget(resource, key, known)
         return known.cell
+
+    def newest(self, resource: Resource, namespace: str | None) -> int:
+        """Return the greatest version known of a kind in a namespace, or in all (None); 0 if nothing is known."""
+        entries = self._entries[resource].items()
+        return max((entry.version for key, entry in entries if namespace in {None, key[0]}), default=0)
+
+    def rewind(self, resource: Resource, namespace: str | None) -> None:
+        """Let any state of a kind, in a namespace or in all (None), be newer than what is known."""
+        entries = self._entries[resource]
+        for key, entry in entries.items():
+            if namespace in {None, key[0]}:
+                entries[key] = replace(entry, version=-1)
+        self._deleted[resource].clear()
 
     def get(self, resource: Resource, key: Key) -> Object | None:
         """Return an object, or None."""
