@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from apiserver import discoveries
 from apiserver.control_plane import ControlPlane
 from apiserver.reconcilers import (
     CHILDREN,
@@ -282,13 +283,23 @@ def test_what_was_refused_is_tried_again_when_the_cell_changes(plane: ControlPla
     wait_for(plane.api, served, "UpToDate", "True", within=5)
 
 
-def test_storage_grows_where_its_class_can(plane: ControlPlane, served: str, controllers: Controllers) -> None:
-    """Expect the claim to be asked, the StatefulSet to be made anew around the same pod, StorageReady in the end."""
+def test_storage_grows_where_its_class_can(
+    plane: ControlPlane, served: str, controllers: Controllers, make_namespace: Callable[..., str], tmp_path: Path
+) -> None:
+    """Expect the claim to be asked, the StatefulSet to be made anew around the same pod, StorageReady in the end.
+
+    Discovery tells of the pod all along, also while nothing controls it.
+    """
     make_storage_class(plane.api, "growing", expandable=True)
     controllers("statefulset-controller", "garbage-collector-controller")
-    with Kubelet(plane, served):
+    own = make_namespace()
+    config = plane.kubeconfig(discoveries.token(plane, own, [served]))
+    discovery = discoveries.Replica("discovery", tmp_path, config, own, namespaces=served)
+    with Kubelet(plane, served), discoveries.running(discovery):
         make_cell(plane.api, served, storage={"size": "1Gi", "className": "growing"})
         wait_for(plane.api, served, "Ready", "True", within=50)
+        eventually(lambda: discovery.peers(served)["alpha-0"], within=SOON, message="the peer")
+        version = discovery.answer(served, "alpha").json["version"]
         pod = plane.api.must_get("pods", served, "alpha-0")
         edit_cell(plane.api, served, storage={"size": "2Gi", "className": "growing"})
         claim = "inbox-alpha-0"
@@ -311,6 +322,10 @@ def test_storage_grows_where_its_class_can(plane: ControlPlane, served: str, con
         wait_for(plane.api, served, "StorageReady", "True", "Bound")
         wait_for(plane.api, served, "Ready", "True", within=50)
         assert plane.api.must_get("pods", served, "alpha-0")["metadata"]["uid"] == pod["metadata"]["uid"]
+        # Changes come in order: with a pod that is made now, discovery has seen all that has become of the first.
+        make_cell(plane.api, served, "beta")
+        eventually(lambda: discovery.peers(served)["beta-0"], within=SOON, message="the later peer")
+        assert discovery.answer(served, "alpha").json["version"] == version
 
 
 def test_storage_that_cannot_grow_stays_and_says_so(plane: ControlPlane, served: str, controllers: Controllers) -> None:
