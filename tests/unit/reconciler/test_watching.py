@@ -159,3 +159,12 @@ def test_a_watch_that_kopf_never_began_is_silent() -> None:
     assert {kind for kind, _ in found.silent} == set(KINDS) - {PODS, SERVICES}
     found.begin()
     assert (PODS, None) in found.silent
+
+
+def test_a_watch_that_failed_before_and_is_not_begun_again_is_silent() -> None:
+    """Expect the fault of a former beginning not to hide that nothing is heard since."""
+    found, _ = streams()
+    found.failed(url("/api/v1/services?watch=true"), OSError())
+    found.begin()
+    assert (SERVICES, None) in found.silent
+    assert found.faults == {}

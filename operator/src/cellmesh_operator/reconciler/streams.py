@@ -52,6 +52,8 @@ class Streams:
 
     def begin(self) -> None:
         """Take note that watching begins, for the first time or anew."""
+        # What was wrong before says nothing of a watch that is not begun any more.
+        self._faults.clear()
         self._heard.clear()
         self._watched.clear()
 
