@@ -8,11 +8,13 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import IO, Any
 
-from apiserver.api import Api
+import pytest
+
+from apiserver.api import Api, Refused
 from apiserver.binaries import folders
 from e2e.programs import PATIENCE, ROOT, Failed, program, run
 from levels import missing
@@ -25,6 +27,8 @@ SOON = 120.0
 #: Of the API server: the kubelet runs what lies in this directory.
 MANIFEST = "/etc/kubernetes/manifests/kube-apiserver.yaml"
 ASIDE = "/etc/kubernetes/kube-apiserver.yaml"
+#: What the namespaces bear that these tests make.
+OURS = ("cellmesh-e2e", "yes")
 
 
 class Cluster:
@@ -86,13 +90,13 @@ class Cluster:
                 process.terminate()
 
     def helm(self, *arguments: str, major: int = 4, timeout: float = 2 * PATIENCE) -> str:
-        """Run Helm, of a major version if there is one; return what it printed.
+        """Run Helm of a major version; return what it printed.
 
         Raises:
             Failed: it did not succeed.
 
         """
-        return run([program(f"helm{major}", "helm"), *arguments], timeout=timeout, environ=self.environ)
+        return run([helm(major), *arguments], timeout=timeout, environ=self.environ)
 
     def ask_pod(
         self,
@@ -202,6 +206,53 @@ def script(path: str, *arguments: str) -> str:
     return printed
 
 
+@cache
+def helm(major: int) -> str:
+    """Return the path of a Helm of this major version; without one, what needs it cannot run."""
+    found = program(f"helm{major}", "helm")
+    said = run([found, "version", "--template", "{{.Version}}"], environ={}).strip()
+    if not said.startswith(f"v{major}."):
+        missing(f"there is no Helm {major}: {found} is {said}", "run `make tools`")
+    return found
+
+
+def given(kubeconfig: Path) -> Cluster:
+    """Take a cluster that somebody has named, unless it does not answer or is in use.
+
+    These tests install the charts for the whole cluster, stop what they have installed, and delete it at the end.
+    """
+    if not alive(kubeconfig):
+        pytest.fail(f"CELLMESH_E2E_KUBECONFIG: no cluster answers by {kubeconfig}", pytrace=False)
+    cluster = Cluster(kubeconfig)
+    if reason := in_use(cluster.api):
+        cluster.close()
+        pytest.fail(f"CELLMESH_E2E_KUBECONFIG: {reason}; these tests would destroy it: give another", pytrace=False)
+    return cluster
+
+
+def in_use(api: Api, system: str = "cellmesh-system") -> str:
+    """Return what there is of an installation of CellMesh that is not these tests' own; empty: nothing."""
+    label, value = OURS
+    labels = {found["metadata"]["name"]: found["metadata"].get("labels", {}) for found in api.list("namespaces")}
+    foreign = {name for name, those in labels.items() if those.get(label) != value}
+    if system in foreign:
+        return f"the cluster has a namespace {system} without our label {label}={value}"
+    reconcilers = "app.kubernetes.io/part-of=cellmesh,app.kubernetes.io/component=reconciler"
+    for plural, selector in (("deployments", {"labelSelector": reconcilers}), ("cells", {})):
+        try:
+            listed = api.list(plural, **selector)
+        except Refused as refused:
+            if refused.status != 404:
+                raise
+            continue  # no definition of Cells, so none
+        for found in listed:
+            about = found["metadata"]
+            if about["namespace"] in foreign:
+                what = f"{plural.removesuffix('s')} {about['name']}"
+                return f"{what} is in namespace {about['namespace']}, which is not ours"
+    return ""
+
+
 def create(show: Callable[[], Any], meanwhile: Callable[[], Any]) -> Path:
     """Make our own cluster, or take the one that an earlier run has kept; return its kubeconfig.
 
@@ -210,8 +261,6 @@ def create(show: Callable[[], Any], meanwhile: Callable[[], Any]) -> Path:
         meanwhile: begins something else that takes its time, once it is known that a cluster can be made.
 
     """
-    for names in (("kubectl",), ("helm3", "helm"), ("helm4", "helm")):
-        program(*names)
     with show():
         try:
             script("tests/kind/cluster.sh", "check")

@@ -11,7 +11,8 @@ What a test asks for:
 ``client``       that pod, for scripts of ``in_pod/``.
 
 The cluster is kind's, of one control plane and two workers; it is deleted at the end unless CELLMESH_E2E_KEEP is
-set, with which the next run takes it as it is. With CELLMESH_E2E_KUBECONFIG, that cluster is used instead.
+set, with which the next run takes it as it is. With CELLMESH_E2E_KUBECONFIG, that cluster is used instead,
+unless it has an installation of CellMesh or Cells that are not these tests' own.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ def build() -> Build:
 def cluster(pytestconfig: pytest.Config, build: Build, show: Callable[[], Any]) -> Iterator[Cluster]:
     """Share one cluster between all tests."""
     given = os.environ.get("CELLMESH_E2E_KUBECONFIG")
-    running = Cluster(Path(given) if given else clusters.create(show, build.begin))
+    clusters.helm(4)
+    running = clusters.given(Path(given)) if given else Cluster(clusters.create(show, build.begin))
     pytestconfig.stash[_CLUSTER] = running
     pytestconfig.stash[_SPACES] = []
     yield running
