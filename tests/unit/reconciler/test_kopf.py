@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,12 @@ class Server:
         requests: method, path and whether it is a watch, of every request.
         refuse: status by plural, for lists and watches.
         tokens: the logins that were sent.
+        prefix: path before that of every request.
 
     """
 
     def __init__(self) -> None:
+        self.prefix = ""
         self.requests: list[tuple[str, str, bool]] = []
         self.refuse: dict[str, int] = {}
         self.tokens: set[str] = set()
@@ -47,7 +50,7 @@ class Server:
         """Answer a request."""
         self.requests.append((request.method, request.path, "watch" in request.query))
         self.tokens.add(request.headers.get("Authorization", ""))
-        parts = request.path.strip("/").split("/")
+        parts = request.path.removeprefix(self.prefix).strip("/").split("/")
         if parts == ["api"]:
             return web.json_response({"versions": ["v1"]})
         if parts == ["apis"]:
@@ -104,6 +107,14 @@ async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     monkeypatch.setattr(handlers, "ENDING", 0.5)
     yield found
     await runner.cleanup()
+
+
+def move(path: str) -> None:
+    """Put a path behind the server's address in the file that KUBECONFIG names."""
+    file = Path(os.environ["KUBECONFIG"])
+    config = json.loads(file.read_text())
+    config["clusters"][0]["cluster"]["server"] += path
+    file.write_text(json.dumps(config))
 
 
 class Watching:
@@ -186,3 +197,17 @@ async def test_a_watch_that_fails_for_good_ends_kopf_and_it_can_be_started_again
         assert "decoding failed" in str(task.exception())
         for kind in KINDS:
             server.tell(kind, "BOOKMARK", {"metadata": {"resourceVersion": "3"}})
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+async def test_a_server_behind_a_path_is_heard(server: Server, end: str) -> None:
+    """Expect watches to be known as connected where all the server's paths begin with one of its own."""
+    server.prefix = "/clusters/one"
+    move(server.prefix + end)
+    watching = Watching()
+    task = asyncio.create_task(watching.watcher.run())
+    await watching.connected()
+    assert all(path.startswith("/clusters/one/api") for _, path, _ in server.requests)
+    assert {stream[0] for stream in watching.listed} == set(KINDS)
+    task.cancel()
+    await asyncio.wait([task], timeout=10)

@@ -246,6 +246,7 @@ class _Session:
             configuration = self._configuration = await access.load()
         except AccessError as error:
             raise kopf.TemporaryError(str(error), delay=LOGIN_INTERVAL) from None
+        self._streams.at(configuration.host)
         trace = aiohttp.TraceConfig()
         trace.on_request_end.append(self._answered)
         trace.on_request_exception.append(self._failed)

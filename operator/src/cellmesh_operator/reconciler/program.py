@@ -118,6 +118,7 @@ class Program:
         self._streams = Streams(settings.scopes, self._listed)
         self._watcher = Watcher(settings.namespaces, self._hand_over, self._streams)
         self._handed: deque[tuple[Resource, str | None, dict[str, Any]]] = deque()
+        self._woken = False
         self._waiting_for = "the cluster to be read"
         self._begun = False
         metrics.watch(
@@ -235,20 +236,21 @@ class Program:
         self._loop.call_soon_threadsafe(self._relisting.request, stream[0])
 
     def _hand_over(self, kind: Resource, event: str | None, item: dict[str, Any]) -> None:
-        """Take a change from kopf's thread to ours; one wake-up for many."""
+        """Take a change from another thread to ours, whichever that is; one wake-up for many."""
         self._handed.append((kind, event, item))
-        if len(self._handed) == 1:
+        # Seen as set, it is before the wake-up that takes what was just appended.
+        if not self._woken:
+            self._woken = True
             self._loop.call_soon_threadsafe(self._take_over)
 
     def _take_over(self) -> None:
-        # One by one from the left: kopf's thread goes on appending, and wakes us only when it was empty.
+        self._woken = False
         while self._handed:
-            kind, event, item = self._handed[0]
+            kind, event, item = self._handed.popleft()
             try:
                 self._changed(kind, event, item)
             except Exception:
                 _log.exception("an object of %s could not be read", kind.plural)
-            self._handed.popleft()
 
     def _changed(self, kind: Resource, event: str | None, item: dict[str, Any]) -> None:
         metadata = item["metadata"]

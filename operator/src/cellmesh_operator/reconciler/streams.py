@@ -36,9 +36,14 @@ class Streams:
     def __init__(self, scopes: Sequence[str | None], listed: Callable[[Stream], None]) -> None:
         self._listed = listed
         self._by_path: dict[str, Stream] = {path(kind, scope): (kind, scope) for kind in KINDS for scope in scopes}
+        self._base = ""
         self._faults: dict[Stream, str] = {}
         self._heard: set[Stream] = set()
         self._watched: set[Stream] = set()
+
+    def at(self, server: str) -> None:
+        """Take note of the API server's address, whose path, if it has one, is before that of every request."""
+        self._base = URL(server).path.rstrip("/")
 
     @property
     def all_watched(self) -> bool:
@@ -69,7 +74,7 @@ class Streams:
 
     def answered(self, url: URL, status: int) -> None:
         """Take note of an answer's beginning."""
-        stream = self._by_path.get(url.path)
+        stream = self._by_path.get(url.path.removeprefix(self._base))
         if stream is None or status in _ORDINARY:
             return
         if status >= 400:
@@ -85,7 +90,7 @@ class Streams:
 
     def failed(self, url: URL, error: BaseException) -> None:
         """Take note of a request that had no answer."""
-        stream = self._by_path.get(url.path)
+        stream = self._by_path.get(url.path.removeprefix(self._base))
         if stream is not None:
             self._fault(stream, str(error) or type(error).__name__)
 
