@@ -335,6 +335,8 @@ def test_while_a_cell_rolls_out_its_message_counts_both() -> None:
     ("text", "reason", "stalled"),
     [
         ('pods "alpha-0" is forbidden: exceeded quota: q, requested: pods=1', "QuotaExceeded", False),
+        ('pods "alpha-0" is forbidden: failed quota: q: must specify limits.cpu for: cell', "QuotaExceeded", False),
+        ('pods "alpha-0" is forbidden: insufficient quota to match these scopes: []', "QuotaExceeded", False),
         ('pods "alpha-0" is forbidden: violates PodSecurity "restricted:latest": x', "PodSecurityViolation", True),
         ("Internal error occurred: webhook", "FailedCreate", False),
     ],

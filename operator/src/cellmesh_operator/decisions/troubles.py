@@ -32,6 +32,8 @@ _CREATION_REASONS: Final = frozenset(
 )
 #: What a back-off's message carries of the error behind it (kubelet 1.32 and later).
 _ERROR_BEHIND: Final = "ErrImagePull: "
+#: How the API server refuses a pod for a ResourceQuota: too much, what the quota counts is not said, none matches.
+_QUOTA: Final = ("exceeded quota", "failed quota", "insufficient quota")
 #: Restarts from which on a container that is not ready counts as crashing while it runs.
 _CRASHING_RESTARTS: Final = 2
 
@@ -161,14 +163,14 @@ def _creation_troubles(
     if not current:
         return
     message = str(max(current, key=_event_time).get("message") or "")
-    _, _, words = message.partition("failed error: ")
+    _, _, said_by_server = message.partition("failed error: ")
     if "violates PodSecurity" in message:
         reason = reasons.POD_SECURITY
-    elif "exceeded quota" in message:
+    elif any(words in message for words in _QUOTA):
         reason = reasons.QUOTA_EXCEEDED
     else:
         reason = reasons.FAILED_CREATE
-    yield Trouble(reason, reasons.cut(words or message))
+    yield Trouble(reason, reasons.cut(said_by_server or message))
 
 
 def _event_time(event: Object) -> str:
