@@ -7,7 +7,7 @@ import contextlib
 import functools
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from cellmesh.api.app import build
 from cellmesh.api.exchange import Guard
 from cellmesh.api.hot_path import HotProtocol
 from cellmesh.service.cell import Cell, open_inbox
+from cellmesh.service.reply import Reply
 from cellmesh.settings import Settings
 from support import eventually_async
 
@@ -197,6 +198,19 @@ class Pair:
         if headers["content-type"] != JSON:
             return answer.status, headers, answer.body  # not even HTTP: uvicorn's own answer
         return answer.status, headers, masked(json.loads(answer.body))
+
+    def run(self, conversation: Coroutine[Any, Any, T]) -> T:
+        """Run something in the loop of both."""
+        return self._runner.run(conversation)
+
+    @property
+    def hot(self) -> Cell:
+        """The cell with the hot path."""
+        return self._cells[0]
+
+    def in_flight(self) -> list[int]:
+        """Return how many requests each is answering."""
+        return [cell.in_flight for cell in self._cells]
 
     def totals(self) -> list[int]:
         """Return how many messages each has."""
@@ -407,20 +421,136 @@ def test_a_client_that_waits_for_leave_to_send_its_body_is_given_it(pair: Pair) 
 
 
 def test_a_body_that_takes_too_long_is_given_up(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Expect 408, nothing stored, and the rest of the body ignored when it comes after all."""
+    """Expect 408 and the connection closed, nothing stored, and nothing kept of what still comes."""
     monkeypatch.setattr(exchange, "BODY_TIMEOUT", 0.05)
 
-    async def slow(protocol: HttpToolsProtocol, wire: Wire) -> tuple[int, str, int]:
+    async def slow(protocol: HttpToolsProtocol, wire: Wire) -> tuple[int, str, str | None, bool]:
         head, body = request("/message", message(message_id="slow"))
         protocol.data_received(head + body[:10])
         late = await answered(wire)
-        wire.written = b""
-        protocol.data_received(body[10:] + b"".join(request("/message", message(message_id="after-slow"))))
-        return late.status, json.loads(late.body)["code"], (await answered(wire)).status
+        protocol.data_received(body[10:])
+        return late.status, json.loads(late.body)["code"], late.headers.get("connection"), wire.is_closing()
 
     before = pair.totals()
-    assert pair.on_both(slow) == [(408, "request_timeout", 200)] * 2
-    assert pair.totals() == [total + 1 for total in before]
+    assert pair.on_both(slow) == [(408, "request_timeout", "close", True)] * 2
+    assert pair.totals() == before
+    pair.ask("/message", message(message_id="after-slow"))
+
+
+def test_a_body_in_pieces_is_answered_once(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expect no second answer when the time for a body is over that had come long before."""
+    monkeypatch.setattr(exchange, "BODY_TIMEOUT", 0.05)
+
+    async def pieces(protocol: HttpToolsProtocol, wire: Wire) -> int:
+        head, body = request("/message", message(message_id="in-pieces"))
+        protocol.data_received(head + body[:10])
+        protocol.data_received(body[10:])
+        await answered(wire)
+        over = asyncio.get_running_loop().time() + 0.15
+        await eventually_async(lambda: asyncio.get_running_loop().time() > over, within=5)
+        return wire.written.count(b"HTTP/1.1 ")
+
+    assert pair.on_both(pieces) == [1, 1]
+    assert pair.in_flight() == [0, 0]
+
+
+def test_a_client_that_does_not_read_its_answers_is_not_answered_on_and_on(pair: Pair) -> None:
+    """Expect nothing written while the client takes nothing, and the answers once it does."""
+
+    async def full(protocol: HttpToolsProtocol, wire: Wire) -> tuple[bytes, int]:
+        protocol.pause_writing()
+        for _ in range(3):
+            protocol.data_received(b"".join(request("/message", b"{}")))
+            await asyncio.sleep(0)
+        meanwhile, wire.written = wire.written, b""
+        protocol.resume_writing()
+        await eventually_async(lambda: wire.written.count(b"HTTP/1.1 422") == 3, within=5)
+        return meanwhile, wire.written.count(b"HTTP/1.1 ")
+
+    assert pair.on_both(full) == [(b"", 3)] * 2
+
+
+def test_no_body_is_kept_once_it_is_answered(pair: Pair) -> None:
+    """Expect an idle connection to hold nothing of the last message."""
+
+    async def idle(protocol: HttpToolsProtocol, wire: Wire) -> int:
+        protocol.data_received(b"".join(request("/message", padded(LIMIT))))
+        await answered(wire)
+        cycle: Any = protocol.cycle
+        return len(cycle.body) if hasattr(cycle, "body") else sum(map(len, cycle.parts))
+
+    assert pair.on_both(idle) == [0, 0]
+
+
+def hot_only(cell: Cell, wire: Wire) -> HotProtocol:
+    """Return a connection to a cell with the hot path, made now: it has the cell's handlers of this moment."""
+    guard = Guard(cell.settings)
+    config = Config(build(cell, guard), lifespan="off", log_config=None, access_log=False)
+    config.load()
+    protocol = HotProtocol(config, ServerState(), {}, cell=cell, guard=guard)
+    protocol.connection_made(wire)
+    return protocol
+
+
+def test_a_client_that_leaves_is_not_waited_for(pair: Pair) -> None:
+    """Expect nothing written, and no request left under way once its message is stored."""
+    pair.ask("/message", message(message_id="left"))
+
+    async def leave() -> tuple[int, bytes]:
+        wire = Wire()
+        protocol = hot_only(pair.hot, wire)
+        protocol.data_received(b"".join(request("/message", message(message_id="left"))))
+        wire.close()
+        protocol.connection_lost(None)
+        under_way = pair.hot.in_flight
+        await eventually_async(lambda: pair.hot.in_flight == 0, within=10)
+        return under_way, wire.written
+
+    assert pair.run(leave()) == (1, b"")
+
+
+@pytest.mark.parametrize("answers_first", [False, True])
+def test_a_handler_that_fails_is_answered_for(pair: Pair, monkeypatch: pytest.MonkeyPatch, answers_first: bool) -> None:
+    """Expect exactly one answer, none under way, and a connection that goes on."""
+    cell = pair.hot
+
+    def failing(_: bytes, answer: Callable[[Reply], None]) -> None:
+        if answers_first:
+            answer(Reply(200, b"{}"))
+        raise RuntimeError("a fault of ours")
+
+    async def talk() -> list[str]:
+        monkeypatch.setattr(cell.receiver, "message", failing)
+        wire = Wire()
+        protocol = hot_only(cell, wire)
+        for _ in range(2):
+            protocol.data_received(b"".join(request("/message", message())))
+        protocol.connection_lost(None)
+        return re.findall(r"HTTP/1\.1 (\d+)", wire.written.decode())
+
+    assert pair.run(talk()) == (["200"] * 2 if answers_first else ["500"] * 2)
+    assert pair.in_flight() == [0, 0]
+
+
+def test_a_request_behind_an_answered_one_is_not_cut_off_by_the_idle_time(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Expect the keep-alive timer not to run while a request is under way that came in the same piece."""
+    cell = pair.hot
+    held: list[Callable[[Reply], None]] = []
+
+    async def talk() -> tuple[bool, bool]:
+        monkeypatch.setattr(cell.sender, "send", lambda _, answer: held.append(answer))
+        wire = Wire()
+        protocol = hot_only(cell, wire)
+        protocol.data_received(b"".join([*request("/message", b"{}"), *request("/send", b"{}")]))
+        under_way = protocol.timeout_keep_alive_task is not None
+        held[0](Reply(200, b"{}"))
+        idle = protocol.timeout_keep_alive_task is not None
+        protocol.connection_lost(None)
+        return under_way, idle
+
+    assert pair.run(talk()) == (False, True)
 
 
 texts = st.text(max_size=20)

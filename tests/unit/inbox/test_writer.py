@@ -2,15 +2,16 @@
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import apsw
 import pytest
 
-from cellmesh.inbox import Inbox
+from cellmesh.inbox import Inbox, Outcome
 from cellmesh.inbox.store import Store
 from cellmesh.inbox.writer import WriterStopped
-from inboxes import LIMITS, everything, message, opened, put, storing, verdicts
+from inboxes import LIMITS, everything, limits, message, opened, put, storing, verdicts
 from support import eventually
 
 
@@ -100,3 +101,64 @@ def test_an_answer_nobody_waits_for_is_no_harm(tmp_path: Path) -> None:
         eventually(lambda: inbox.gauges.pending == 2, within=10)
         assert verdicts(put(inbox, message("next"))) == ["stored"]
         assert [found.message_id for found in everything(inbox)] == ["left", "cancelled", "next"]
+
+
+@pytest.mark.parametrize("error", [apsw.IOError, apsw.CorruptError, MemoryError])
+def test_a_disk_that_fails_once_is_not_trusted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """Expect the writer to end, and no answer, although a second attempt would succeed."""
+    insert = Store._insert
+    faults = [error("as if the disk had a hiccup")]
+
+    def failing_once(self: Store, values: list, rows: int) -> None:
+        if faults:
+            raise faults.pop()
+        insert(self, values, rows)
+
+    monkeypatch.setattr(Store, "_insert", failing_once)
+    died = threading.Event()
+
+    async def send() -> bool:
+        waiting = storing(inbox, [message("a")])
+        await asyncio.to_thread(died.wait, 10)
+        await asyncio.sleep(0)
+        return waiting.done()
+
+    inbox = Inbox(tmp_path, LIMITS, on_death=died.set)
+    assert asyncio.run(send()) is False
+    assert died.is_set()
+    inbox.close()
+    with opened(tmp_path) as again:
+        assert everything(again) == []
+
+
+def test_an_answer_that_cannot_be_given_is_no_harm_to_others(tmp_path: Path) -> None:
+    """Expect those of the same group to be answered."""
+
+    def failing(_: Sequence[Outcome]) -> None:
+        raise RuntimeError("a fault of ours")
+
+    async def send() -> list[str]:
+        inbox.put([message("a")], failing)
+        async with asyncio.timeout(10):
+            return verdicts(await storing(inbox, [message("b")]))
+
+    with opened(tmp_path) as inbox:
+        assert asyncio.run(send()) == ["stored"]
+
+
+def test_nothing_to_store_is_stored_at_once(tmp_path: Path) -> None:
+    """Expect no outcome, and a writer that lives."""
+    with opened(tmp_path) as inbox:
+        assert put(inbox) == []
+        assert verdicts(put(inbox, message("a"))) == ["stored"]
+
+
+def test_large_messages_are_not_kept_in_memory_once_they_are_stored(tmp_path: Path) -> None:
+    """Expect SQLite's memory to stay within its cache whatever the sizes of groups were."""
+    text = "x" * 200_000
+    with opened(tmp_path, limits(max_bytes=2**40)) as inbox:
+        for size in (*range(1, 9), 16, 24):
+            put(inbox, *(message(f"{size}-{number}", {"text": text}) for number in range(size)))
+        assert apsw.memory_used() < 30_000_000

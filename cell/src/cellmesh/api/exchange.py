@@ -88,18 +88,14 @@ async def answer(guard: Guard, endpoint: Endpoint, scope: Scope, receive: Receiv
     length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
     if int(length) > endpoint.limit:
         return endpoint.refuse(_too_large(endpoint.limit))
-    message = await _next(receive)
-    body = message.get("body", b"")
-    if message.get("more_body"):
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT):
-                body = await _rest(body, endpoint.limit, receive)
-        except TimeoutError:
-            return endpoint.refuse(late_body())
-        except Problem as too_large:
-            return endpoint.refuse(too_large)
-    elif len(body) > endpoint.limit:
-        return endpoint.refuse(_too_large(endpoint.limit))
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            body = await _read(endpoint.limit, receive)
+    except TimeoutError:
+        late = endpoint.refuse(late_body())
+        return Reply(late.status, late.body, (*late.headers, (b"connection", b"close")))
+    except Problem as too_large:
+        return endpoint.refuse(too_large)
     replied: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
     def reply(value: Reply) -> None:
@@ -154,18 +150,16 @@ async def _next(receive: Receive) -> MutableMapping[str, Any]:
     return message
 
 
-async def _rest(first: bytes, limit: int, receive: Receive) -> bytes:
-    parts, size, more = [first], len(first), True
+async def _read(limit: int, receive: Receive) -> bytes:
+    parts, size, more = [], 0, True
     while more:
-        if size > limit:
-            raise _too_large(limit)
         message = await _next(receive)
         part = message.get("body", b"")
         parts.append(part)
         size += len(part)
+        if size > limit:
+            raise _too_large(limit)
         more = message.get("more_body", False)
-    if size > limit:
-        raise _too_large(limit)
     return b"".join(parts)
 
 

@@ -104,6 +104,8 @@ class HotProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a request (httptools); what only FastAPI needs is made once it is known to be for it."""
+        # It may stand right behind one that has just been answered, and armed the timer.
+        self._unset_keepalive_if_required()
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
@@ -114,6 +116,7 @@ class HotProtocol(HttpToolsProtocol):
         if exchange is not None:
             self.cycle = cast("Any", exchange)
             self._incoming = exchange
+            self._cell.in_flight += 1
             return
         url, headers, expect = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
@@ -127,7 +130,8 @@ class HotProtocol(HttpToolsProtocol):
         if exchange is None:
             super().on_body(body)
             return
-        exchange.parts.append(body)
+        if not exchange.response_complete:
+            exchange.parts.append(body)
 
     def on_message_complete(self) -> None:
         """Answer a request that is complete (httptools)."""
@@ -138,8 +142,8 @@ class HotProtocol(HttpToolsProtocol):
         self._received()
         if exchange.response_complete:
             return  # its body came too late
-        parts = exchange.parts
-        self._cell.in_flight += 1
+        # Not kept: the exchange stays until the connection's next one.
+        parts, exchange.parts = exchange.parts, []
         answer = functools.partial(self._answer, exchange)
         problem = headers_problem(self._guard, exchange.headers)
         if problem is not None:
@@ -152,6 +156,8 @@ class HotProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End (asyncio); a body that is not complete by now never will be."""
+        if self._incoming is not None and not self._incoming.response_complete:
+            self._cell.in_flight -= 1
         self._received()
         super().connection_lost(exc)
 
@@ -160,7 +166,8 @@ class HotProtocol(HttpToolsProtocol):
         endpoint = self._hot.get(self.url)
         if endpoint is None or self.parser.get_method() != b"POST" or self.expect_100_continue:
             return None
-        if self._busy():
+        # A client that does not read its answers is FastAPI's: there, answers wait and reading is paused.
+        if self._busy() or self.flow.write_paused:
             return None
         length = -1
         for name, value in self.headers:
@@ -184,7 +191,8 @@ class HotProtocol(HttpToolsProtocol):
             self._body_timer = None
 
     def _body_is_late(self, exchange: _Exchange) -> None:
-        self._cell.in_flight += 1
+        # What is still to come of it is worth nothing to anybody.
+        exchange.keep_alive = False
         self._answer(exchange, exchange.endpoint.refuse(late_body()))
 
     def _answer(self, exchange: _Exchange, reply: Reply) -> None:

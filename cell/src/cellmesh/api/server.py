@@ -150,6 +150,7 @@ async def _drain(cell: Cell, stop_now: asyncio.Future[None]) -> None:
         await asyncio.wait([stop_now], timeout=0.02)
     if cell.in_flight and not stop_now.done():
         log.warning("%d requests were not finished within %.0f s", cell.in_flight, settings.drain_timeout)
+        await cell.give_up()
     await asyncio.wait([leaving, stop_now], return_when=asyncio.FIRST_COMPLETED)
     leaving.cancel()
 

@@ -9,6 +9,7 @@ from enum import Enum
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import apsw
 import msgspec
@@ -50,6 +51,9 @@ _ARRIVALS = f"""
 """  # noqa: S608 - our own names
 _ROW = f"({','.join('?' * len(_COLUMNS))})"
 _NO_ROW = (None,) * len(_COLUMNS)
+_PAYLOAD = _COLUMNS.index("payload")
+#: Bytes of payloads above which a statement is prepared anew each time: beside them that is nothing.
+MAX_KEPT = 256 * 1024
 
 
 @lru_cache(maxsize=MAX_ROWS)
@@ -167,11 +171,10 @@ class Store:
         It cannot if there is not room for all, or one of them is known already, which is rare: ``append``
         then finds out which.
         """
-        room, _ = self._room(items)
-        if not 0 < len(items) <= min(room, MAX_ROWS):
+        if not 0 < len(items) <= MAX_ROWS or self._room(items)[0] < len(items):
             return None
         now = self.clock.now_ms()
-        values: list[object] = []
+        values: list[Any] = []
         for seq, item in enumerate(items, self._next_seq):
             values += self._row(item, seq, now)
         try:
@@ -184,6 +187,8 @@ class Store:
 
     def append(self, items: Sequence[Checked]) -> list[Outcome]:
         """Store messages that are new and have room; say of each what became of it."""
+        if not items:
+            return []
         known: dict[bytes, tuple[bytes, int, int]] = {
             key: (fingerprint, seq, received_at)
             for key, fingerprint, seq, received_at in self._execute(*_lookup([item.key for item in items]))
@@ -234,12 +239,14 @@ class Store:
             now + lifetime if lifetime > self.limits.dedupe_window_ms else None,
         )
 
-    def _insert(self, values: list[object], rows: int) -> None:
+    def _insert(self, values: list[Any], rows: int) -> None:
+        # A statement that is kept keeps what was bound to it last.
+        small = sum(map(len, values[_PAYLOAD :: len(_COLUMNS)])) <= MAX_KEPT
         # Rounded up with rows that the trigger passes over: few different statements are ever prepared.
         size = rows if rows <= 8 else -(-rows // 8) * 8
         for _ in range(size - rows):
             values += _NO_ROW
-        self._execute(_insert_text(size), values)
+        self._execute(_insert_text(size), values, can_cache=small)
 
     def _stored(self, count: int) -> None:
         self._next_seq += count

@@ -17,13 +17,13 @@ from dataclasses import replace
 
 import apsw
 
-from cellmesh.inbox.store import Gauges, Outcome, Store, Verdict
+from cellmesh.inbox.store import MAX_ROWS, Gauges, Outcome, Store, Verdict
 from cellmesh.inbox.upkeep import Upkeep
 from cellmesh.protocol.messages import Checked
 
 log = logging.getLogger(__name__)
 
-MAX_GROUP_MESSAGES = 512
+MAX_GROUP_MESSAGES = MAX_ROWS
 MAX_GROUP_BYTES = 8 * 1024 * 1024
 #: Seconds between two looks at what is due, when there is nothing else to do.
 UPKEEP_INTERVAL = 0.5

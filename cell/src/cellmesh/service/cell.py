@@ -103,6 +103,10 @@ class Cell:
         self.receiver.refusing = True
         self.sender.refusing = True
 
+    async def give_up(self) -> None:
+        """Answer what is still under way with what is known of it."""
+        await self.sender.give_up()
+
     async def close(self) -> None:
         """Close everything; what was taken is written first."""
         if self._sweeper is not None:

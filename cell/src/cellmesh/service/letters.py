@@ -71,6 +71,15 @@ def out_of_time(letter: Letter, now: float) -> Problem:
     return Problem("timeout", f"the message did not get its turn for {letter.url} {waited}", retry_after=1)
 
 
+def stopping(letter: Letter) -> Problem:
+    """Return the problem of a message that was on its way when this instance had to end."""
+    if letter.pinned is not None:
+        return Problem(
+            "outcome_unknown", f"this instance stops and {letter.url} has not answered; it may have the message"
+        )
+    return Problem("draining", "this instance stops and the message has not left; ask another one", retry_after=1)
+
+
 def target_problem(letter: Letter, receipt: Receipt) -> Problem:
     """Return the problem that passes a target's refusal on, with the target's own status."""
     _, code, error = read_answer(receipt.status, receipt.body)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec import Raw
 
@@ -27,7 +27,7 @@ from cellmesh.protocol.messages import (
 from cellmesh.protocol.problems import Problem, invalid
 from cellmesh.protocol.receipts import BatchItem, Durability, LegacyReceipt, Receipt
 from cellmesh.service.counters import Counters
-from cellmesh.service.reply import Answer, Reply, refuse
+from cellmesh.service.reply import Answer, Reply, failure, refuse
 
 log = logging.getLogger(__name__)
 
@@ -78,11 +78,11 @@ class Receiver:
             answer(Reply(reply.status, reply.body, self._headers + reply.headers))
             return
 
-        def stored(outcomes: Sequence[Outcome]) -> None:
+        def say(outcomes: Sequence[Outcome]) -> Reply:
             reply = self._receipt(checked, outcomes[0])
-            answer(Reply(reply.status, reply.body, self._headers + reply.headers))
+            return Reply(reply.status, reply.body, self._headers + reply.headers)
 
-        self._inbox.put((checked,), stored)
+        self._store((checked,), say, answer)
 
     def legacy(self, body: bytes, answer: Answer) -> None:
         """Answer ``POST /message/legacy``."""
@@ -93,16 +93,14 @@ class Receiver:
             answer(self._refuse(problem))
             return
 
-        def stored(outcomes: Sequence[Outcome]) -> None:
+        def say(outcomes: Sequence[Outcome]) -> Reply:
             reply = self._receipt(checked, outcomes[0])
-            if reply.status == 200:
-                received_at = iso(outcomes[0].received_at)
-                reply = Reply(
-                    200, encode(LegacyReceipt("received", checked.message_id, received_at, self._here.cell_id))
-                )
-            answer(reply)
+            if reply.status != 200:
+                return reply
+            received_at = iso(outcomes[0].received_at)
+            return Reply(200, encode(LegacyReceipt("received", checked.message_id, received_at, self._here.cell_id)))
 
-        self._inbox.put((checked,), stored)
+        self._store((checked,), say, answer)
 
     def batch(self, body: bytes, answer: Answer) -> None:
         """Answer ``POST /message/batch``: one outcome per item, whatever the others are."""
@@ -133,14 +131,26 @@ class Receiver:
                 reply = self._refuse(problem)
                 refused.append(BatchItem(reply.status, Raw(reply.body)))
 
-        def stored(outcomes: Sequence[Outcome]) -> None:
+        def say(outcomes: Sequence[Outcome]) -> Reply:
             receipts = map(self._item, good, outcomes)
-            answer(Reply(200, encode([item or next(receipts) for item in refused])))
+            return Reply(200, encode([item or next(receipts) for item in refused]))
 
         if good:
-            self._inbox.put(good, stored)
+            self._store(good, say, answer)
         else:
-            stored([])
+            answer(say([]))
+
+    def _store(self, items: Sequence[Checked], say: Callable[[Sequence[Outcome]], Reply], answer: Answer) -> None:
+        """Store messages and answer with what ``say`` makes of the outcomes; whatever happens, answer."""
+
+        def stored(outcomes: Sequence[Outcome]) -> None:
+            try:
+                reply = say(outcomes)
+            except Exception as error:
+                reply = failure("a receipt", error)
+            answer(reply)
+
+        self._inbox.put(items, stored)
 
     def _item(self, checked: Checked, outcome: Outcome) -> BatchItem:
         reply = self._receipt(checked, outcome)

@@ -25,7 +25,7 @@ from cellmesh.protocol.peers import Peer
 from cellmesh.protocol.problems import Problem
 from cellmesh.protocol.receipts import Delivered
 from cellmesh.service.counters import Counters
-from cellmesh.service.letters import Letter, failed, not_begun, out_of_time, target_problem
+from cellmesh.service.letters import Letter, failed, not_begun, out_of_time, stopping, target_problem
 from cellmesh.service.receiving import new_id
 from cellmesh.service.reply import Answer, Reply, failure
 from cellmesh.service.routing import Meaning, read_answer, rendezvous
@@ -77,7 +77,7 @@ class Sender:
         def ended(task: asyncio.Task[Reply]) -> None:
             self._under_way.discard(task)
             if task.cancelled():
-                return  # the process ends, and its connections with it
+                return  # before it began: the connection ends with the process
             error = task.exception()
             if error is None:
                 answer(task.result())
@@ -98,6 +98,9 @@ class Sender:
             reply = await self._deliver(letter)
         except Problem as problem:
             return self._failed(failed(letter, problem), problem)
+        except asyncio.CancelledError:
+            stopped = stopping(letter)
+            return self._failed(failed(letter, stopped), stopped)
         self._counters.sent["delivered"] += 1
         return reply
 
@@ -105,12 +108,17 @@ class Sender:
         """Return the answer to a ``POST /send`` whose body is not even read."""
         return self._failed(not_begun(problem), problem)
 
-    def close(self) -> None:
-        """Close all links; what is still under way ends with them."""
-        for link in self._links.values():
-            link.close()
+    async def give_up(self) -> None:
+        """End what is still under way: each is answered with what is known of it."""
         for task in self._under_way:
             task.cancel()
+        if self._under_way:
+            await asyncio.wait([*self._under_way], timeout=1.0)
+
+    def close(self) -> None:
+        """Close all links."""
+        for link in self._links.values():
+            link.close()
 
     def sweep(self) -> None:
         """Close the links that nobody uses any more."""
@@ -237,6 +245,8 @@ class Sender:
             await self._unreachable(letter, entry, peer, str(error))
             return None
         except asyncio.CancelledError:
+            if ticket.sent:
+                letter.pinned = peer.key
             ticket.future.cancel()
             raise
         finally:
