@@ -221,6 +221,21 @@ def test_a_stopping_cell_finishes_what_it_is_sending(pair: Mesh) -> None:
     assert alpha.wait() == 0
 
 
+def test_a_send_that_is_not_finished_when_the_time_is_over_is_answered_with_what_is_known(tmp_path: Path) -> None:
+    """Expect 504 and that it may have been delivered, for a receiver that has it and says nothing; then the end."""
+    with mesh(tmp_path, "alpha", drain_accept="0", drain_timeout="1") as running, scripted.peer(None) as silent:
+        running.discovery.register("silent", silent.port)
+        alpha = running["alpha"]
+        with ThreadPoolExecutor(1) as pool:
+            under_way = pool.submit(alpha.send, "silent")
+            eventually(lambda: silent.messages, within=10, message="the send to be under way")
+            alpha.signal(signal.SIGTERM)
+            reply = under_way.result()
+        assert (reply.status, reply.json["code"]) == (504, "outcome_unknown")
+        assert (reply.json["maybe_delivered"], reply.json["to_cell"]) == (True, "silent")
+        assert alpha.wait() == 0
+
+
 def refuses(cell: Cell) -> bool:
     """Tell whether a cell refuses messages because it is stopping."""
     return cell.post("/message", {"from_cell": "x", "message_id": "m", "payload": {}}).status == 503

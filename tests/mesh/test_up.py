@@ -55,6 +55,8 @@ class Up:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                # As from a terminal: where tests run under nohup, a hangup is ignored, and that is inherited.
+                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # noqa: PLW1509 - before any thread
             )
         self.events: list[dict[str, Any]] = []
         self._reader = threading.Thread(target=self._read)
