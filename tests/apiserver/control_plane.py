@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import ctypes
+import datetime as dt
 import json
 import secrets
 import signal
@@ -114,6 +115,8 @@ class Request:
     namespace: str
     name: str
     code: int
+    at: float
+    """When it was received; seconds since 1970."""
 
     @property
     def text(self) -> str:
@@ -431,6 +434,7 @@ def _request(event: dict[str, Any]) -> Request:
         namespace=target.get("namespace", ""),
         name=target.get("name", ""),
         code=event.get("responseStatus", {}).get("code", 0),
+        at=dt.datetime.fromisoformat(event["requestReceivedTimestamp"]).timestamp(),
     )
 
 

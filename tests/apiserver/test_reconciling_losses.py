@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from apiserver.reconcilers import (
 )
 from apiserver.stand_ins import Kubelet
 from apiserver.wire import Wire
+from cellmesh_operator.reconciler.queue import FIRST_BACKOFF, JITTER
 from support import eventually
 
 Controllers = Callable[..., None]
@@ -269,7 +271,7 @@ def test_a_mutating_policy_that_changes_our_fields_makes_no_loop(new_plane: Any,
     api.request("POST", f"{base}/mutatingadmissionpolicies", policy)
     api.request("POST", f"{base}/mutatingadmissionpolicybindings", binding)
     config = plane.kubeconfig(token(plane, "default"))
-    with running(Reconciler(tmp_path, config)) as reconciler:
+    with running(Reconciler(tmp_path, config)):
         probe = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "alpha"}}
         probe["spec"] = _minimal()
         created = eventually(
@@ -287,11 +289,13 @@ def test_a_mutating_policy_that_changes_our_fields_makes_no_loop(new_plane: Any,
         eventually(
             lambda: "FieldsChangedByOthers" in {one["reason"] for one in api.list("events", "default")}, within=SOON
         )
-        eventually(lambda: _applies(plane, mark) >= 4, within=60, message="further attempts")
-        # 1 + 2 + 4 seconds and more lie between the first and the fourth.
-        first = _applies(plane, mark)
-        assert first <= 5
-        assert reconciler.metric("failing_cells") >= 0
+        eventually(lambda: len(_applies(plane, mark)) >= 5, within=60, message="further attempts")
+        times = _applies(plane, mark)
+        gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+        # The first apply makes it, the second sets it right at once; then come waits of 1, 2, 4 and more seconds, each
+        # up to a fifth shorter or longer.
+        least = [FIRST_BACKOFF * JITTER[0] * 2**number for number in range(len(gaps) - 1)]
+        assert all(gap >= wait for gap, wait in zip(gaps[1:], least, strict=True)), gaps
         settled(plane, "default", "third")
 
 
@@ -304,9 +308,10 @@ def _minimal() -> dict[str, Any]:
     }
 
 
-def _applies(plane: ControlPlane, mark: int) -> int:
+def _applies(plane: ControlPlane, mark: int) -> list[float]:
+    """Return when the StatefulSet was applied, in seconds."""
     requests = plane.requests_since(mark, user=user("default"))
-    return sum(1 for one in requests if (one.resource, one.name) == ("statefulsets", "alpha"))
+    return [one.at for one in requests if (one.resource, one.name) == ("statefulsets", "alpha")]
 
 
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
