@@ -7,7 +7,16 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cellmesh_operator.decisions.actions import Action, Apply, BuildSettings, Delete, Observed, Remove, ResizeClaim
+from cellmesh_operator.decisions.actions import (
+    Action,
+    Apply,
+    BuildSettings,
+    Delete,
+    Observed,
+    Remove,
+    ResizeClaim,
+    Scale,
+)
 from cellmesh_operator.decisions.deciding import Decision, decide
 from cellmesh_operator.decisions.hashing import digest
 from cellmesh_operator.naming import (
@@ -178,7 +187,7 @@ class Cluster:
             self._set(**{field: None})
             if action.resource == STATEFUL_SETS and not action.orphan:
                 self._set(pods=())
-        elif isinstance(action, Remove):
+        elif isinstance(action, (Remove, Scale)):
             assert action.uid == live["metadata"]["uid"]
             self._set(**{field: stored(_merged(live, action.patch))})
         else:

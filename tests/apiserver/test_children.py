@@ -10,7 +10,16 @@ import pytest
 from apiserver.api import Refused
 from apiserver.control_plane import ControlPlane
 from apiserver.stand_ins import Kubelet, bind_claim, make_storage_class
-from cellmesh_operator.decisions.actions import Action, Apply, BuildSettings, Delete, Observed, Remove, ResizeClaim
+from cellmesh_operator.decisions.actions import (
+    Action,
+    Apply,
+    BuildSettings,
+    Delete,
+    Observed,
+    Remove,
+    ResizeClaim,
+    Scale,
+)
 from cellmesh_operator.decisions.deciding import Decision, decide
 from cellmesh_operator.naming import CELL_LABEL, FIELD_MANAGER, STATEFUL_SETS
 from support import eventually
@@ -180,7 +189,7 @@ class World:
             if action.uid:
                 body["metadata"] = {**body["metadata"], "uid": action.uid}
             return self.api.apply(action.resource.plural, self.namespace, body, manager=FIELD_MANAGER)
-        if isinstance(action, (Remove, ResizeClaim)):
+        if isinstance(action, (Remove, ResizeClaim, Scale)):
             patch = action.patch
             return self.api.patch(
                 action.resource.plural, self.namespace, action.name, patch, fieldManager=FIELD_MANAGER

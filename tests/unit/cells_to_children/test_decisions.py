@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cellmesh_operator.decisions.actions import Apply, Delete, Remove, ResizeClaim
+from cellmesh_operator.decisions.actions import Apply, Delete, Remove, ResizeClaim, Scale
 from cellmesh_operator.decisions.conditions import reported
 from cellmesh_operator.decisions.hashing import applied_hash
 from cellmesh_operator.naming import (
@@ -296,6 +296,47 @@ def test_the_authors_change_takes_the_operators_along() -> None:
     """It does not wait: the Cell is rolled out anyway."""
     cluster = running()
     cluster.edit({"port": 9000})
+    decision = decided(cluster.observed, settings=NEW_IMAGE, may_roll_out=False)
+    assert ("Apply", "StatefulSet") in kinds(decision.actions)
+    assert not decision.from_operator
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 2), (1, 2), (2, 1), (2, 0)])
+def test_another_number_of_instances_takes_nothing_else_along(before: int, after: int) -> None:
+    """Scaling restarts no pod, so the operator's change goes on waiting, until it is its turn."""
+    cluster = running({"replicas": before})
+    cluster.edit({"replicas": after})
+    first = decided(cluster.observed, settings=NEW_IMAGE, may_roll_out=False)
+    assert [type(action) for action in first.actions if action.resource == STATEFUL_SETS] == [Scale]
+    assert first.from_operator
+    for action in first.actions:
+        cluster.act(action)
+    live = cluster.observed.stateful_set or {}
+    (container,) = live["spec"]["template"]["spec"]["containers"]
+    assert (live["spec"]["replicas"], container["image"]) == (after, SETTINGS.cell_image)
+    cluster.run_controllers()
+    second = decided(cluster.observed, settings=NEW_IMAGE, may_roll_out=False)
+    assert (second.actions, second.from_operator) == ((), True)
+    assert conditions(second.status)["UpToDate"] == ("False", "WaitingForRollout")
+    third = decided(cluster.observed, settings=NEW_IMAGE)
+    assert kinds(third.actions) == [("Apply", "StatefulSet")]
+    cluster.settings = NEW_IMAGE
+    cluster.reconcile()
+
+
+def test_another_number_of_instances_alone_waits_for_no_slot() -> None:
+    """Where the operator has nothing to change the StatefulSet is applied as after any edit."""
+    cluster = running({"replicas": 2})
+    cluster.edit({"replicas": 3})
+    decision = decided(cluster.observed, may_roll_out=False)
+    assert kinds(decision.actions) == [("Apply", "StatefulSet")]
+    assert not decision.from_operator
+
+
+def test_another_number_of_instances_is_no_excuse_for_other_edits() -> None:
+    """Who edits the pods as well has them restarted, and the operator's change goes along."""
+    cluster = running({"replicas": 2})
+    cluster.edit({"replicas": 3, "port": 9000})
     decision = decided(cluster.observed, settings=NEW_IMAGE, may_roll_out=False)
     assert ("Apply", "StatefulSet") in kinds(decision.actions)
     assert not decision.from_operator

@@ -386,6 +386,37 @@ async def test_a_change_by_the_cells_author_waits_for_nobody(world: World) -> No
     assert found["spec"]["replicas"] == 2
 
 
+async def test_scaling_does_not_let_a_change_of_the_operator_out_of_turn(world: World) -> None:
+    """Expect the number of instances at once, by one write, and the image when it is the Cell's turn."""
+    for name in ("a", "b"):
+        world.make_cell(name, storage={"ephemeral": {}})
+        await world.look(name)
+        await world.run_pods(name)
+        await world.look(name)
+    later = World(world.client, cell_image="cellmesh-cell:2", max_concurrent=1)
+    later.tell_all()
+    later.reconciler.prepare()
+    await later.look("a")
+    later.make_cell("b", storage={"ephemeral": {}}, replicas=3)
+    later.client.writes.clear()
+
+    def replicas_and_image() -> tuple[int, str]:
+        found = later.client.there(STATEFUL_SETS, "b")
+        assert found is not None
+        return found["spec"]["replicas"], found["spec"]["template"]["spec"]["containers"][0]["image"]
+
+    await later.look("b")
+    await later.look("b")
+    assert later.client.written("statefulsets") == 1
+    assert replicas_and_image() == (3, "cellmesh-cell:1")
+    for name in ("b", "a"):
+        await later.run_pods(name)
+        await later.look(name)
+    assert later.woken == [("mesh", "b")]
+    await later.look("b")
+    assert replicas_and_image() == (3, "cellmesh-cell:2")
+
+
 async def test_children_bear_their_owner(world: World) -> None:
     """Expect the Cell as controller, so that the garbage collector takes them with it."""
     cell = world.make_cell()

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cellmesh_operator.naming import CLAIMS, Resource
+from cellmesh_operator.naming import CLAIMS, SPEC_HASH, STATEFUL_SETS, Resource
 
 Object = Mapping[str, Any]
 
@@ -107,7 +107,30 @@ class ResizeClaim:
         return CLAIMS
 
 
-Action = Apply | Remove | Delete | ResizeClaim
+@dataclass(frozen=True)
+class Scale:
+    """Change the number of instances alone, by a merge patch: the rest of the StatefulSet waits for its turn."""
+
+    name: str
+    namespace: str
+    uid: str
+    replicas: int
+    spec_hash: str
+    """The spec that asks for so many: from now on what differs comes from the operator again."""
+
+    @property
+    def patch(self) -> Object:
+        """The merge patch; its metadata holds the uid, so that another object is refused with a conflict."""
+        metadata = {"uid": self.uid, "annotations": {SPEC_HASH: self.spec_hash}}
+        return {"metadata": metadata, "spec": {"replicas": self.replicas}}
+
+    @property
+    def resource(self) -> Resource:
+        """The kind of the object that is patched."""
+        return STATEFUL_SETS
+
+
+Action = Apply | Remove | Delete | ResizeClaim | Scale
 
 
 @dataclass(frozen=True)
@@ -130,7 +153,7 @@ class Decision:
     notices: tuple[Notice, ...] = ()
     from_operator: bool = False
     """The children differ from what this operator builds though the Cell has not changed: a rollout needs a slot.
-    Without one the actions leave the StatefulSet as it is."""
+    Without one the actions leave the StatefulSet as it is, but for the number of its instances."""
 
     @property
     def changed(self) -> tuple[str, ...]:

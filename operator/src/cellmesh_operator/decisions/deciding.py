@@ -7,8 +7,8 @@ themselves: the hash of what was applied, the hash of the spec it was built from
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cellmesh_operator.decisions import conditions, reasons
@@ -23,6 +23,7 @@ from cellmesh_operator.decisions.actions import (
     Observed,
     Remove,
     ResizeClaim,
+    Scale,
 )
 from cellmesh_operator.decisions.cells import Cell, read_cell
 from cellmesh_operator.decisions.comparing import Additions, additions, changed
@@ -59,6 +60,7 @@ __all__ = [
     "Observed",
     "Remove",
     "ResizeClaim",
+    "Scale",
     "decide",
     "failed",
     "failure_notice",
@@ -116,9 +118,19 @@ def decide(observed: Observed, settings: BuildSettings, *, may_roll_out: bool, n
 
 def _compare(cell: Cell, observed: Observed, settings: BuildSettings, growth: Growth, *, may_roll_out: bool) -> _Plan:
     plan = _Plan()
+    children = _children(cell, observed, settings, growth)
+    plan.from_operator = _differs_by_operator(cell, observed, settings, growth)
+    plan.held = plan.from_operator and not may_roll_out
+    for child in children:
+        _compare_child(cell, child, plan)
+    plan.actions += growth.resizes
+    return plan
+
+
+def _children(cell: Cell, observed: Observed, settings: BuildSettings, growth: Growth) -> list[_Child]:
     stateful_set = sealed(build_stateful_set(cell, settings, size=growth.size))
     budget = build_pod_disruption_budget(cell)
-    children = [
+    return [
         _Child(resource=SERVICE_ACCOUNTS, live=observed.service_account, desired=sealed(build_service_account(cell))),
         _Child(resource=SERVICES, live=observed.service, desired=sealed(build_service(cell))),
         _Child(
@@ -128,23 +140,28 @@ def _compare(cell: Cell, observed: Observed, settings: BuildSettings, growth: Gr
         ),
         _Child(resource=STATEFUL_SETS, live=observed.stateful_set, desired=stateful_set),
     ]
-    plan.from_operator = _differs_by_operator(cell, observed, settings, children)
-    plan.held = plan.from_operator and not may_roll_out
-    for child in children:
-        _compare_child(cell, child, plan)
-    plan.actions += growth.resizes
-    return plan
 
 
-def _differs_by_operator(cell: Cell, observed: Observed, settings: BuildSettings, children: Sequence[_Child]) -> bool:
-    """Tell whether the children were built from this very spec and would be built otherwise now."""
+def _differs_by_operator(cell: Cell, observed: Observed, settings: BuildSettings, growth: Growth) -> bool:
+    """Tell whether the children were built from this very spec and would be built otherwise now.
+
+    A spec that asks for another number of instances and is otherwise the same counts as this very one: changing
+    the number restarts nothing, so it is no reason to let the operator's change out of turn.
+    """
     live = observed.stateful_set
-    if live is None or standing(live, cell) is not Standing.OURS or spec_hash(live) != cell.spec_hash:
+    if live is None or standing(live, cell) is not Standing.OURS:
         return False
-    outdated = [child for child in children if _is_outdated(child, cell)]
+    was = cell if spec_hash(live) == cell.spec_hash else _with_replicas_of(live, cell)
+    if spec_hash(live) != was.spec_hash:
+        return False
+    outdated = [child for child in _children(was, observed, settings, growth) if _is_outdated(child, was)]
     if [child.resource for child in outdated] == [STATEFUL_SETS]:
-        return applied_hash(live) != _hash_with_its_storage(live, cell, settings)
+        return applied_hash(live) != _hash_with_its_storage(live, was, settings)
     return bool(outdated)
+
+
+def _with_replicas_of(live: Object, cell: Cell) -> Cell:
+    return replace(cell, spec=replace(cell.spec, replicas=live["spec"].get("replicas", 1)))
 
 
 def _is_outdated(child: _Child, cell: Cell) -> bool:
@@ -177,6 +194,10 @@ def _compare_child(cell: Cell, child: _Child, plan: _Plan) -> None:
         _repair(cell, child, live, desired, plan)
     elif not plan.held:
         _update(cell, child, live, desired, plan)
+    elif child.resource == STATEFUL_SETS and spec_hash(live) != cell.spec_hash:
+        plan.unsettled = True
+        uid = live["metadata"]["uid"]
+        plan.actions.append(Scale(cell.name, cell.namespace, uid, cell.spec.replicas, cell.spec_hash))
 
 
 def _make(child: _Child, desired: Object, plan: _Plan) -> None:

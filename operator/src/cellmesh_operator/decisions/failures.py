@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cellmesh_operator.decisions import conditions, reasons
-from cellmesh_operator.decisions.actions import Action, Apply, Decision, Notice, Observed, Remove, ResizeClaim
+from cellmesh_operator.decisions.actions import Action, Apply, Decision, Notice, Observed, Remove, ResizeClaim, Scale
 from cellmesh_operator.decisions.cells import read_cell
 from cellmesh_operator.decisions.instances import instances
 from cellmesh_operator.errors import ApiError, OperatorError
@@ -89,7 +89,7 @@ def _is_final(error: OperatorError) -> bool:
 def _failure(action: Action, error: OperatorError) -> str:
     if isinstance(action, Apply):
         return f"{action.resource.kind} {action.body['metadata']['name']} was not applied: {_words(error)}"
-    verb = "changed" if isinstance(action, (Remove, ResizeClaim)) else "deleted"
+    verb = "changed" if isinstance(action, (Remove, ResizeClaim, Scale)) else "deleted"
     return f"{action.resource.kind} {action.name} was not {verb}: {_words(error)}"
 
 

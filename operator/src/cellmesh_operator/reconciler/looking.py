@@ -11,7 +11,17 @@ from typing import Any, Final
 
 from cellmesh_operator.decisions import conditions, reasons
 from cellmesh_operator.decisions import deciding as decisions
-from cellmesh_operator.decisions.actions import Action, Apply, BuildSettings, Decision, Delete, Notice, Observed, Remove
+from cellmesh_operator.decisions.actions import (
+    Action,
+    Apply,
+    BuildSettings,
+    Decision,
+    Delete,
+    Notice,
+    Observed,
+    Remove,
+    Scale,
+)
 from cellmesh_operator.errors import ApiError
 from cellmesh_operator.kube.client import Client
 from cellmesh_operator.naming import API_VERSION, CELLS, CHILDREN, KIND, STATEFUL_SETS
@@ -221,6 +231,8 @@ def _words(action: Action) -> str:
         return f"{action.resource.kind} set right"
     if isinstance(action, Delete):
         return f"{action.resource.kind} deleted"
+    if isinstance(action, Scale):
+        return f"{action.resource.kind} scaled to {action.replicas}"
     return f"claim {action.name} asked for {action.size}"
 
 
