@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from typing import Any
 
@@ -334,6 +335,34 @@ def test_an_apply_meant_for_another_object_is_refused(plane: ControlPlane, names
     with pytest.raises(Refused, match="uid"):
         world.act(action)
     assert plane.api.must_get("services", namespace, "alpha")["spec"]["ports"][0]["port"] == 1
+
+
+def test_instances_are_added_while_a_change_of_the_operator_waits(plane: ControlPlane, namespace: str) -> None:
+    """First their number alone, in its turn the rest, and applies go on changing both afterwards."""
+    world = World(plane, namespace, {"replicas": 2, "storage": {"ephemeral": {}}})
+    world.reconcile()
+    settings = dataclasses.replace(SETTINGS, cell_image="cellmesh-cell:next")
+
+    def act(*, may_roll_out: bool) -> list[type]:
+        decision = decide(world.observed(), settings, may_roll_out=may_roll_out, now="2026-01-01T00:00:00Z")
+        for action in decision.actions:
+            world.act(action)
+        return [type(action) for action in decision.actions]
+
+    def seen() -> tuple[int, str]:
+        spec = plane.api.must_get("statefulsets", namespace, "alpha")["spec"]
+        return spec["replicas"], spec["template"]["spec"]["containers"][0]["image"]
+
+    world.edit({"replicas": 3})
+    assert act(may_roll_out=False) == [Scale]
+    assert seen() == (3, SETTINGS.cell_image)
+    assert act(may_roll_out=False) == []
+    assert act(may_roll_out=True) == [Apply]
+    assert seen() == (3, settings.cell_image)
+    world.edit({"replicas": 1})
+    assert set(act(may_roll_out=False)) == {Delete, Apply}
+    assert seen() == (1, settings.cell_image)
+    assert act(may_roll_out=False) == []
 
 
 def test_storage_grows_while_the_pods_run(plane: ControlPlane, namespace: str, controllers: Any) -> None:
