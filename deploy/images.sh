@@ -73,7 +73,7 @@ base=${BASE_IMAGE:-} made=
 if [ -z "$base" ]; then
     ordinary=$(sed -n 's/^ARG BASE_IMAGE=//p' cell/Dockerfile)
     made_image=localhost/cellmesh-python:$release-$(uname -m)
-    if ! have "$ordinary" && { have "$made_image" || ! timeout 30 docker manifest inspect "$ordinary" >/dev/null 2>&1; }; then
+    if ! have "$ordinary" && { have "$made_image" || ! pulled "$ordinary" 300; }; then
         if ! have "$made_image"; then make_base "$made_image"; fi
         base=$made_image made=yes
     fi

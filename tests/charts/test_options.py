@@ -175,6 +175,17 @@ def test_wrong_values_are_refused_by_name(
     assert named.replace("/", ".").lstrip(".") in refused("--values", str(file)).replace("/", ".")
 
 
+@pytest.mark.parametrize("program", ["reconciler", "discovery"])
+def test_an_account_that_is_not_made_has_to_be_named(refused: Callable[..., str], render: Render, program: str) -> None:
+    """The namespace's default account is not taken by silence: every pod there would get the roles."""
+    option = f"{program}.serviceAccount.create=false"
+    assert f"{program}.serviceAccount.name: name the account" in refused("--set", option)
+    made = render("--set", option, "--set", f"{program}.serviceAccount.name=given")
+    spec = made.one("Deployment", f"cellmesh-{program}")["spec"]["template"]["spec"]
+    assert spec["serviceAccountName"] == "given"
+    assert "given" not in {each["metadata"]["name"] for each in made.all("ServiceAccount")}
+
+
 def test_kubernetes_before_1_30_is_refused(helm: Helm) -> None:
     """An older cluster is refused before anything is made; a vendor's 1.30 is taken."""
     old = helm("template", "cellmesh", str(CHART), "--kube-version", "1.29.9")

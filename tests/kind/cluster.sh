@@ -12,7 +12,9 @@ source "$(dirname "$0")/lib.sh"
 # Without Go, what this machine has of them.
 wanted() { if use_go; then echo apiserver kind; else echo kind; fi; }
 
+# tools NAME: has kind and kubectl; those on PATH, if there are, for a cluster of the ordinary name, which is no test's.
 tools() {
+    if [ "$1" = cellmesh ] && kind=$(command -v kind) && kubectl=$(command -v kubectl); then return; fi
     # shellcheck disable=SC2046  # words
     "$here/tools.sh" $(wanted)
     kind=$(program kind) && kubectl=$(program kubectl) || die "kind and kubectl are needed; run make tools"
@@ -21,7 +23,7 @@ tools() {
 create() {
     local kubeconfig=$1 name=${2:-cellmesh} workers=${3:-2} image i
     "$here/docker.sh"
-    tools
+    tools "$name"
     image=$("$here/node-image.sh")
     "$kind" delete cluster --quiet --name "$name" --kubeconfig "$kubeconfig"
     step "creating cluster $name, $image, 1 + $workers nodes (half a minute, and what the image takes to be pulled) ..."
@@ -45,7 +47,7 @@ load() {
     while [ $# -gt 0 ]; do
         if [ "$1" = --name ]; then name=$2 && shift 2; else images+=("$1") && shift; fi
     done
-    tools
+    tools "$name"
     step "loading ${images[*]} into $name ..."
     "$kind" load docker-image --quiet --name "$name" "${images[@]}" >&2
 }
@@ -63,8 +65,8 @@ case ${1:-}:$# in
     create:[234]) create "${@:2}" ;;
     load:1) die "which images?" ;;
     load:*) load "${@:2}" ;;
-    delete:[12]) tools && "$kind" delete cluster --quiet --name "${2:-cellmesh}" ;;
+    delete:[12]) tools "${2:-cellmesh}" && "$kind" delete cluster --quiet --name "${2:-cellmesh}" ;;
     # It writes its files and then fails: it asks for crictl, which not every node image has.
-    logs:[23]) tools && "$kind" export logs --quiet --name "${3:-cellmesh}" "$2" >/dev/null 2>&1 || true ;;
+    logs:[23]) tools "${3:-cellmesh}" && "$kind" export logs --quiet --name "${3:-cellmesh}" "$2" >/dev/null 2>&1 || true ;;
     *) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "$0" >&2 && exit 2 ;;
 esac

@@ -35,6 +35,9 @@ program() {
     if [ -x "$bin/$1" ]; then echo "$bin/$1"; else command -v "$1"; fi
 }
 
+# pulled IMAGE SECONDS: pulls an image, which may come from a mirror that only the docker daemon knows; fails if it cannot be had.
+pulled() { timeout "$2" docker pull --quiet "$1" >/dev/null 2>&1; }
+
 # use_go: puts a Go that can build these modules first on PATH; fails where there is none.
 use_go() {
     local candidate wanted=1.26 found

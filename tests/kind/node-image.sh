@@ -23,15 +23,24 @@ if have "$ordinary"; then found "$ordinary"; fi
 if have "$image"; then found "$image"; fi
 if timeout 30 docker manifest inspect "$ordinary" >/dev/null 2>&1; then found "$ordinary"; fi
 
-[ "$(id -u)" = 0 ] || die "kind's node image cannot be pulled, and only root can build one; name one in KIND_NODE_IMAGE, or run as root"
-for need in debootstrap jq gcc; do
-    command -v "$need" >/dev/null || die "kind's node image cannot be pulled, and $need is needed to build one; run tests/kind/prepare.sh"
-done
-use_go || die "kind's node image cannot be pulled, and Go is needed to build one; run tests/kind/prepare.sh"
+# lacks: what is missing to build one, if anything.
+lacks() {
+    local need
+    if [ "$(id -u)" != 0 ]; then echo "only root can build one; name one in KIND_NODE_IMAGE, or run as root" && return; fi
+    for need in debootstrap jq gcc; do
+        if ! command -v "$need" >/dev/null; then echo "$need is needed to build one; run tests/kind/prepare.sh" && return; fi
+    done
+    use_go || echo "Go is needed to build one; run tests/kind/prepare.sh"
+}
+lacking=$(lacks)
+# The manifest is asked for by the client, which does not know the daemon's mirrors.
+if { [ -z "$check" ] || [ -n "$lacking" ]; } && pulled "$ordinary" 600; then found "$ordinary"; fi
+if [ -n "$lacking" ]; then die "kind's node image cannot be pulled, and $lacking"; fi
 if [ -n "$check" ]; then exit; fi
 step "no registry has kind's node image for us; building one (50 seconds; 7 to 10 minutes the first time) ..."
 "$here/tools.sh" apiserver kind node
 locked node-image
+use_go
 if have "$image"; then found "$image"; fi
 source "$here/node-image-recipe.sh"
 # Those of earlier versions; one that a cluster still uses stays.

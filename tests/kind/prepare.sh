@@ -13,14 +13,23 @@ for need in "${needs[@]}"; do
 done
 [ -e /usr/include/stdlib.h ] || packages+=(libc6-dev)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || packages+=(ca-certificates)
+# From Debian 13 on, docker.io only recommends its client; before, there is no such package.
+if ! command -v docker >/dev/null; then packages+=(docker-cli?); fi
+# Where the kernel confines containers, docker loads its profile with this.
+if grep -qs Y /sys/module/apparmor/parameters/enabled && ! command -v apparmor_parser >/dev/null; then packages+=(apparmor); fi
 python3 -c 'import venv, ensurepip' 2>/dev/null || packages+=(python3-venv)
 if [ ${#packages[@]} -gt 0 ]; then
-    [ "$(id -u)" = 0 ] || die "missing ${packages[*]}; run this as root"
-    step "installing ${packages[*]} (about half a minute) ..."
+    [ "$(id -u)" = 0 ] || die "missing ${packages[*]%\?}; run this as root"
+    step "installing ${packages[*]%\?} (about half a minute) ..."
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
+    # A question mark: if apt knows it.
+    known=()
+    for package in "${packages[@]}"; do
+        if [[ $package != *\? ]] || apt-cache show "${package%\?}" >/dev/null 2>&1; then known+=("${package%\?}"); fi
+    done
     # Docker is started by docker.sh; a machine without an init system cannot have the package do it.
-    apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+    apt-get install -y -qq --no-install-recommends "${known[@]}" >/dev/null
 fi
 if ! use_go; then
     step "installing Go into $cache/go (about 20 seconds) ..."

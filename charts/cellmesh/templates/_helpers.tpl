@@ -43,7 +43,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- if .account.create -}}
 {{ default (printf "%s-%s" (include "cellmesh.fullname" .root) .component) .account.name }}
 {{- else -}}
-{{ default "default" .account.name }}
+{{ required (printf "%s.serviceAccount.name: name the account that is to be used, since %s.serviceAccount.create is false" .component .component) .account.name }}
 {{- end -}}
 {{- end -}}
 
