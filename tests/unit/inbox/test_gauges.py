@@ -49,6 +49,8 @@ def test_the_totals_are_what_is_in_the_file(tmp_path: Path, monkeypatch: pytest.
                 put(inbox, *items)
                 clock.advance(rng.random() * 3)
             eventually(lambda: gauged(inbox) == counted(tmp_path), within=10)
-            assert 0 < inbox.gauges.pending <= 150
+            # How many are pending depends on when the writer found time to expire them; that there were some does not.
+            assert inbox.gauges.pending <= 150
+            assert inbox.gauges.received > 0
         with opened(tmp_path, bounds, clock=clock.steady()) as inbox:
             eventually(lambda: gauged(inbox) == counted(tmp_path), within=10)
