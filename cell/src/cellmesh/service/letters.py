@@ -33,6 +33,7 @@ class Letter:
         "request",
         "started",
         "url",
+        "waited",
     )
 
     def __init__(self, request: SendRequest, message: CellMessage, now: float) -> None:
@@ -45,6 +46,8 @@ class Letter:
         #: The instance that may have it; no other may be tried.
         self.pinned: str | None = None
         self.lost = 0
+        #: Whether there was no instance to try for a while.
+        self.waited = False
         #: Instances that had no room.
         self.full: set[str] = set()
         self.last: Receipt | None = None
@@ -61,7 +64,8 @@ def out_of_time(letter: Letter, now: float) -> Problem:
         return Problem("timeout", f"no answer from {letter.url} {waited}; it may have the message")
     if last is not None and last.status == 0:
         return Problem("unreachable", f"{letter.url}: {last.body.decode()} ({waited})", retry_after=1)
-    if letter.peer is None or last is not None:
+    # One that became ready at the last moment, too late for the message to leave, was not ready in time.
+    if letter.peer is None or letter.waited or last is not None:
         return Problem(
             "no_ready_instance",
             f"to_cell: no instance of {letter.request.to_cell!r} is ready {waited}",

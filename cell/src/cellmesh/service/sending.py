@@ -200,6 +200,7 @@ class Sender:
             )
         if entry.answered and entry.settled and not entry.expected and letter.pinned is None:
             raise self._unknown(letter, entry)
+        letter.waited = letter.waited or entry.answered
         left = letter.deadline - self._loop.time()
         if left <= 0:
             raise out_of_time(letter, self._loop.time())
