@@ -6,6 +6,7 @@ set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 
 if docker info >/dev/null 2>&1; then exit; fi
+[ -z "${DOCKER_HOST:-}" ] || die "no docker engine answers at DOCKER_HOST=$DOCKER_HOST; start it, or unset DOCKER_HOST"
 command -v dockerd >/dev/null || die "no docker engine; install docker (on Debian: tests/kind/prepare.sh)"
 [ "$(id -u)" = 0 ] || die "docker does not answer and only root can start it; start it (systemctl start docker), and be in its group"
 if [ "${1:-}" = --check ]; then exit; fi
