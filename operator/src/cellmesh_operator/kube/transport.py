@@ -22,6 +22,9 @@ from cellmesh_operator.kube import access
 
 #: Seconds for one call, the body of the answer included.
 TIMEOUT: Final = 30.0
+#: Seconds that TLS connections are given to end after their session: they do so in later turns of the loop, and a
+#: loop that is closed before leaves them to the collector.
+CLOSING: Final = 0.1
 #: Seconds for a connection, TLS included.
 CONNECT_TIMEOUT: Final = 5.0
 #: Seconds without a byte after which a watch is taken for dead; more than the server lets one last.
@@ -55,6 +58,7 @@ class Transport:
     async def close(self) -> None:
         """Close all connections."""
         await self._api.rest_client.close()
+        await asyncio.sleep(CLOSING)
 
     async def read(
         self,

@@ -23,7 +23,7 @@ from kubernetes.aio.client import Configuration
 from cellmesh_operator.errors import AccessError
 from cellmesh_operator.kube import access
 from cellmesh_operator.kube.client import PAGE, WATCH_SECONDS
-from cellmesh_operator.kube.transport import CONNECT_TIMEOUT, SILENCE
+from cellmesh_operator.kube.transport import CLOSING, CONNECT_TIMEOUT, SILENCE
 from cellmesh_operator.naming import CELL_LABEL, CELLS, FIELD_MANAGER, Resource
 from cellmesh_operator.reconciler.store import KINDS
 from cellmesh_operator.reconciler.streams import Streams
@@ -35,8 +35,6 @@ Sink = Callable[[Resource, str | None, dict[str, Any]], None]
 BACKOFFS: Final = (0.5, 1.0, 2.0, *(3.0,) * 10_000)
 #: Seconds that kopf may take to end by itself.
 ENDING: Final = 2.0
-#: Seconds that closed connections are given to end.
-CLOSING: Final = 0.1
 #: Status codes that kopf deals with: success, a new login, a new list, a pause.
 _FOR_KOPF: Final = {200, 401, 410, 429}
 #: Seconds between two logins, if the API server accepts none.
@@ -123,7 +121,6 @@ class Watcher:
             with self._lock:
                 self._loop = self._stop = None
             await session.close()
-            # TLS connections end in a later turn of the loop; closed before, it would leave them to the collector.
             await asyncio.sleep(CLOSING)
 
 
