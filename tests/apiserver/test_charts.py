@@ -139,6 +139,27 @@ def test_the_api_server_takes_every_scenario(installed: Cluster, major: int, sce
     )
 
 
+@pytest.mark.parametrize(("major", "options"), [(3, []), (4, ["--force-conflicts"])])
+def test_helm_takes_over_what_install_yaml_has_made(cluster: Cluster, major: int, options: list[str]) -> None:
+    """With --take-ownership, and in Helm 4 --force-conflicts, the same Deployments go on, and so does a Cell."""
+    cluster.plane.kubectl("apply", "-f", str(ROOT / "deploy/install.yaml"))
+    eventually(cluster.plane.cells_are_served, within=30, message="the definition of Cells to be served")
+    cluster.plane.api.create("cells", "default", cell())
+    old = _deployments(cluster)
+    for name in ("cellmesh-crds", "cellmesh"):
+        refused = cluster.helm(major, "install", name, str(CHARTS / name), check=False)
+        assert "cannot be imported into the current release" in refused
+        cluster.helm(major, "install", name, str(CHARTS / name), "--take-ownership", *options)
+    new = _deployments(cluster)
+    assert {name: found["metadata"]["uid"] for name, found in new.items()} == {
+        name: found["metadata"]["uid"] for name, found in old.items()
+    }
+    assert cluster.plane.api.get("cells", "default", "pure")
+    # kubectl stays an owner of its fields, so that Helm 4 asks to be sure each time one of them changes.
+    cluster.install(major, "--set", "discovery.replicas=3", *options)
+    assert _deployments(cluster)["cellmesh-discovery"]["spec"]["replicas"] == 3
+
+
 @pytest.mark.parametrize(("before", "after"), [(3, 3), (4, 4), (3, 4)])
 def test_an_upgrade_changes_what_is_there(cluster: Cluster, before: int, after: int) -> None:
     """Another image and more replicas change the same Deployments; none is deleted and made anew."""
