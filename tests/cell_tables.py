@@ -51,6 +51,7 @@ ACCEPTED: dict[str, Spec] = {
     "ephemeral with a limit": {"storage": {"ephemeral": {"sizeLimit": "2Gi"}}},
     "a small inbox on a small volume": {"storage": {"size": "100Mi"}, "mailbox": {"maxBytes": "32Mi"}},
     "a mailbox": {"mailbox": {"maxMessages": 5, "maxBytes": 1_000_000, "history": 0, "dedupeWindow": 604800}},
+    "a mailbox of messages that are tried once": {"mailbox": {"maxDeliveries": 1}},
     "null is absent": {"image": None, "storage": None, "template": {"volumes": None, "nodeSelector": {"a": None}}},
     "resources": {
         "resources": {"limits": {"cpu": 1, "memory": "256Mi"}, "requests": {"cpu": "1000m", "memory": "1e6"}}
@@ -182,7 +183,9 @@ REFUSED: dict[str, tuple[Spec, str, str]] = {
     "too many services": ({"services": [f"s{n}" for n in range(65)]}, "spec.services", "64"),
     "an unknown field": ({"prot": 1}, "spec.prot", ""),
     "an unknown field further down": ({"storage": {"size": "1Gi", "class": "x"}}, "spec.storage.class", ""),
-    "a field that comes later": ({"mailbox": {"maxDeliveries": 3}}, "spec.mailbox.maxDeliveries", ""),
+    "a field that comes later": ({"access": {}}, "spec.access", ""),
+    "messages that are never handed out": ({"mailbox": {"maxDeliveries": 0}}, "spec.mailbox.maxDeliveries", "0"),
+    "messages that are tried for ever": ({"mailbox": {"maxDeliveries": 1001}}, "spec.mailbox.maxDeliveries", "1001"),
     "an inbox of no messages": ({"mailbox": {"maxMessages": 0}}, "spec.mailbox.maxMessages", "0"),
     "an inbox of a few bytes": ({"mailbox": {"maxBytes": 999_999}}, "spec.mailbox.maxBytes", "999999"),
     "a size with a wrong unit": ({"mailbox": {"maxBytes": "512mb"}}, "spec.mailbox.maxBytes", "512mb"),

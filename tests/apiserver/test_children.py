@@ -40,7 +40,7 @@ EVERYTHING: dict[str, Any] = {
         "accessModes": ["ReadWriteOncePod"],
         "retention": {"whenDeleted": "Delete", "whenScaled": "Delete"},
     },
-    "mailbox": {"maxMessages": 10, "maxBytes": "64Mi", "history": 0, "dedupeWindow": 0},
+    "mailbox": {"maxMessages": 10, "maxBytes": "64Mi", "history": 0, "dedupeWindow": 0, "maxDeliveries": 1},
     "resources": {"limits": {"cpu": "1000m", "memory": "0.5Gi"}, "requests": {"cpu": 1, "memory": "100M"}},
     "env": [
         {"name": "A", "value": "b"},

@@ -18,6 +18,16 @@ from cellmesh.protocol.fields import CELL_ID_PATTERN, is_cell_id
 
 PREFIX = "CELLMESH_"
 
+_AT_LEAST_ONE = (
+    "max_messages",
+    "max_bytes",
+    "max_deliveries",
+    "max_body",
+    "max_batch_messages",
+    "max_batch_bytes",
+)
+_NOT_NEGATIVE = ("history", "history_seconds", "dedupe_window", "disk_reserve", "drain_accept")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -61,6 +71,8 @@ class Settings:
     """How long consumed and dead messages are kept at most."""
     dedupe_window: float = 600.0
     """How long, at least, a message is recognised when it comes again."""
+    max_deliveries: int = 5
+    """How often a message is handed out at most; then it is a dead letter."""
     disk_reserve: int = 32 * 1024 * 1024
     """Free space below which new messages are refused with 507."""
     max_body: int = 1024 * 1024
@@ -120,10 +132,10 @@ class Settings:
             raise SettingsError(f"{PREFIX}PORT: {self.port} must be 0 (any free port) to 65535")
         if self.discovery_url and not self.discovery_url.startswith("http://"):
             raise SettingsError(f"{PREFIX}DISCOVERY_URL: must start with http://")
-        for name in ("max_messages", "max_bytes", "max_body", "max_batch_messages", "max_batch_bytes"):
+        for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise SettingsError(f"{PREFIX}{name.upper()}: {getattr(self, name)} must be at least 1")
-        for name in ("history", "history_seconds", "dedupe_window", "disk_reserve", "drain_accept"):
+        for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise SettingsError(f"{PREFIX}{name.upper()}: {getattr(self, name)} must not be negative")
 

@@ -205,6 +205,7 @@ def test_the_stateful_set_of_a_cell_that_says_nothing() -> None:
                                 setting("MAX_BYTES", "536870912"),
                                 setting("HISTORY", "10000"),
                                 setting("DEDUPE_WINDOW", "600"),
+                                setting("MAX_DELIVERIES", "5"),
                                 setting("DRAIN_ACCEPT", "2"),
                                 setting("DRAIN_TIMEOUT", "25"),
                             ],
@@ -239,7 +240,7 @@ def test_a_cell_starts_with_the_environment_that_it_is_given() -> None:
     """The cell's own reader takes every value and means the same by it."""
     given = environment(
         port=9000,
-        mailbox={"maxMessages": 5, "maxBytes": "1500k", "history": 7, "dedupeWindow": 9},
+        mailbox={"maxMessages": 5, "maxBytes": "1500k", "history": 7, "dedupeWindow": 9, "maxDeliveries": 3},
         storage={"ephemeral": {}},
     )
     settings = Settings.from_environ({name: value for name, value in given.items() if isinstance(value, str)})
@@ -250,6 +251,7 @@ def test_a_cell_starts_with_the_environment_that_it_is_given() -> None:
         False,
     )
     assert (settings.max_messages, settings.max_bytes, settings.history, settings.dedupe_window) == (5, 1_500_000, 7, 9)
+    assert settings.max_deliveries == 3
     assert settings.discovery_url == "http://cellmesh-discovery.system:8001/meshes/mesh"
 
 

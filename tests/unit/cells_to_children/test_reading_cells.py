@@ -55,6 +55,7 @@ def test_what_peers_see_does_not_count_as_asked_of_the_children(name: str) -> No
         {"mailbox": {"maxBytes": "1Mi"}},
         {"mailbox": {"history": 1}},
         {"mailbox": {"dedupeWindow": 1}},
+        {"mailbox": {"maxDeliveries": 1}},
         {"resources": {"limits": {"cpu": 1}}},
         {"env": [{"name": "A", "value": "b"}]},
         {"envFrom": [{"secretRef": {"name": "s"}}]},

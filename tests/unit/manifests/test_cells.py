@@ -41,7 +41,8 @@ def test_defaults_are_those_of_the_settings(tmp_path: Path) -> None:
     cell = one(tmp_path, MINIMAL)
     settings = Settings(cell_id="alpha")
 
-    for field in ("port", "type", "branch", "services", "max_messages", "max_bytes", "history", "dedupe_window"):
+    mailbox = ("max_messages", "max_bytes", "history", "dedupe_window", "max_deliveries")
+    for field in ("port", "type", "branch", "services", *mailbox):
         assert getattr(cell, field) == getattr(settings, field), field
 
 
@@ -65,7 +66,7 @@ def test_the_environment_of_an_instance_makes_its_settings(tmp_path: Path) -> No
   type: pure
   branch: main
   services: [code-analysis, search]
-  mailbox: {maxMessages: 5, maxBytes: 2Mi, history: 3, dedupeWindow: 60}
+  mailbox: {maxMessages: 5, maxBytes: 2Mi, history: 3, dedupeWindow: 60, maxDeliveries: 2}
   env: [{name: MODEL, value: "a b"}, {name: EMPTY}]
 """
     environ = environ_of(one(tmp_path, MINIMAL + spec, namespace="lab"), 1)
@@ -87,6 +88,7 @@ def test_the_environment_of_an_instance_makes_its_settings(tmp_path: Path) -> No
         max_bytes=2 * 1024 * 1024,
         history=3,
         dedupe_window=60.0,
+        max_deliveries=2,
     )
     assert (environ["MODEL"], environ["EMPTY"]) == ("a b", "")
 

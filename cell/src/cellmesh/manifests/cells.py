@@ -29,6 +29,7 @@ class CellManifest:
     max_bytes: int
     history: int
     dedupe_window: int
+    max_deliveries: int
     env: tuple[Variable, ...]
     unused: tuple[str, ...] = ()
     """Fields of the manifest that have an effect in a cluster only, as paths."""
@@ -90,6 +91,7 @@ def instance_environ(
         "CELLMESH_MAX_BYTES": str(cell.max_bytes),
         "CELLMESH_HISTORY": str(cell.history),
         "CELLMESH_DEDUPE_WINDOW": str(cell.dedupe_window),
+        "CELLMESH_MAX_DELIVERIES": str(cell.max_deliveries),
     }
 
 
@@ -109,6 +111,7 @@ def _cell(written: dict[str, Any], namespace: str) -> CellManifest:
         max_bytes=int(quantity(mailbox["maxBytes"])),
         history=mailbox["history"],
         dedupe_window=mailbox["dedupeWindow"],
+        max_deliveries=mailbox["maxDeliveries"],
         env=variables(spec["env"]),
         unused=unused_fields(written.get("spec") or {}),
     )

@@ -47,6 +47,7 @@ class Mailbox:
     max_bytes: str | int = "512Mi"
     history: int = 10_000
     dedupe_window: int = 600
+    max_deliveries: int = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +160,7 @@ def _mailbox(mailbox: Object) -> Mailbox:
             max_bytes=mailbox.get("maxBytes"),
             history=mailbox.get("history"),
             dedupe_window=mailbox.get("dedupeWindow"),
+            max_deliveries=mailbox.get("maxDeliveries"),
         )
     )
 

@@ -60,6 +60,7 @@ def _settings(cell: Cell, settings: BuildSettings, grace: int) -> dict[str, str]
         "MAX_BYTES": str(math.floor(quantity(mailbox.max_bytes))),
         "HISTORY": str(mailbox.history),
         "DEDUPE_WINDOW": str(mailbox.dedupe_window),
+        "MAX_DELIVERIES": str(mailbox.max_deliveries),
         "DRAIN_ACCEPT": _seconds(min(DRAIN_ACCEPT, drain)),
         "DRAIN_TIMEOUT": _seconds(drain),
     }
