@@ -52,6 +52,15 @@ ACCEPTED: dict[str, Spec] = {
     "a small inbox on a small volume": {"storage": {"size": "100Mi"}, "mailbox": {"maxBytes": "32Mi"}},
     "a mailbox": {"mailbox": {"maxMessages": 5, "maxBytes": 1_000_000, "history": 0, "dedupeWindow": 604800}},
     "a mailbox of messages that are tried once": {"mailbox": {"maxDeliveries": 1}},
+    "a handler beside the cell": {
+        "handler": {"port": 9000, "path": "/on-message?a=b", "timeoutSeconds": 3600, "maxConcurrency": 256},
+        **beside(ports=[{"containerPort": 9000}]),
+    },
+    "a handler elsewhere": {
+        "handler": {"url": "http://pure-handler.lab.svc.cluster.local:65535/v1/$(x)", "types": ["query", "a b/β", "$x"]}
+    },
+    "a handler at an address": {"handler": {"url": "http://[fd00::1]:80", "timeoutSeconds": 1, "maxConcurrency": 1}},
+    "a handler at a bare host": {"handler": {"url": "http://my_handler", "types": []}},
     "null is absent": {"image": None, "storage": None, "template": {"volumes": None, "nodeSelector": {"a": None}}},
     "resources": {
         "resources": {"limits": {"cpu": 1, "memory": "256Mi"}, "requests": {"cpu": "1000m", "memory": "1e6"}}
@@ -190,6 +199,45 @@ REFUSED: dict[str, tuple[Spec, str, str]] = {
     "an inbox of a few bytes": ({"mailbox": {"maxBytes": 999_999}}, "spec.mailbox.maxBytes", "999999"),
     "a size with a wrong unit": ({"mailbox": {"maxBytes": "512mb"}}, "spec.mailbox.maxBytes", "512mb"),
     "a window of months": ({"mailbox": {"dedupeWindow": 604801}}, "spec.mailbox.dedupeWindow", "604800"),
+    "a handler of no place": ({"handler": {}}, "spec.handler.port", "or a url"),
+    "a handler of two places": ({"handler": {"url": "http://a", "port": 9000}}, "spec.handler.port", "not both"),
+    "a handler that is the cell itself": ({"handler": {"port": 8000}}, "spec.handler.port", "the cell itself"),
+    "a handler's port that is none": ({"handler": {"port": 65536}}, "spec.handler.port", "65536"),
+    "a path of a url": ({"handler": {"url": "http://a", "path": "/x"}}, "spec.handler.path", "goes with port"),
+    "a path without a slash": ({"handler": {"port": 9000, "path": "x"}}, "spec.handler.path", "x"),
+    "a path of two lines": ({"handler": {"port": 9000, "path": "/x\r\nHost: a"}}, "spec.handler.path", ""),
+    "a handler behind TLS": ({"handler": {"url": "https://a"}}, "spec.handler.url", "http://HOST"),
+    "a handler with a user": ({"handler": {"url": "http://u:p@a/"}}, "spec.handler.url", "user names"),
+    "a handler at a port that is none": ({"handler": {"url": "http://a:65536"}}, "spec.handler.url", "http://HOST"),
+    "a handler without a host": ({"handler": {"url": "http:///x"}}, "spec.handler.url", "http://HOST"),
+    "a handler that is given no time": (
+        {"handler": {"port": 9000, "timeoutSeconds": 0}},
+        "spec.handler.timeoutSeconds",
+        "0",
+    ),
+    "a handler that is given too long": (
+        {"handler": {"port": 9000, "timeoutSeconds": 3601}},
+        "spec.handler.timeoutSeconds",
+        "3600",
+    ),
+    "a handler that is asked nothing": (
+        {"handler": {"port": 9000, "maxConcurrency": 0}},
+        "spec.handler.maxConcurrency",
+        "0",
+    ),
+    "a handler that is asked too much": (
+        {"handler": {"port": 9000, "maxConcurrency": 257}},
+        "spec.handler.maxConcurrency",
+        "256",
+    ),
+    "a message type with a comma": ({"handler": {"port": 9000, "types": ["a,b"]}}, "spec.handler.types[0]", "a,b"),
+    "a message type with a blank": ({"handler": {"port": 9000, "types": ["a "]}}, "spec.handler.types[0]", "a "),
+    "a message type twice": ({"handler": {"port": 9000, "types": ["a", "a"]}}, "spec.handler.types[1]", "a"),
+    "too many message types": (
+        {"handler": {"port": 9000, "types": [f"t{n}" for n in range(65)]}},
+        "spec.handler.types",
+        "64",
+    ),
     "a volume smaller than its inbox": ({"storage": {"size": "512Mi"}}, "spec.storage.size", "mailbox.maxBytes"),
     "a limit smaller than the inbox": (
         {"storage": {"ephemeral": {"sizeLimit": "575Mi"}}},

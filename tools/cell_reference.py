@@ -31,6 +31,7 @@ _SECTIONS = {
     "spec.storage.retention": "spec.storage.retention",
     "spec.storage.ephemeral": "spec.storage.ephemeral",
     "spec.mailbox": "spec.mailbox",
+    "spec.handler": "spec.handler",
     "spec.serviceAccount": "spec.serviceAccount",
     "spec.template": "spec.template",
     "spec.template.metadata": "spec.template.metadata",

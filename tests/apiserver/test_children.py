@@ -41,6 +41,7 @@ EVERYTHING: dict[str, Any] = {
         "retention": {"whenDeleted": "Delete", "whenScaled": "Delete"},
     },
     "mailbox": {"maxMessages": 10, "maxBytes": "64Mi", "history": 0, "dedupeWindow": 0, "maxDeliveries": 1},
+    "handler": {"port": 9001, "path": "/on-message", "timeoutSeconds": 5, "maxConcurrency": 2, "types": ["query"]},
     "resources": {"limits": {"cpu": "1000m", "memory": "0.5Gi"}, "requests": {"cpu": 1, "memory": "100M"}},
     "env": [
         {"name": "A", "value": "b"},

@@ -324,6 +324,18 @@ def test_fields_that_need_a_cluster_are_taken_and_told_once(start: Start) -> Non
     assert (told["cell"], told["fields"]) == ("alpha", ["spec.image", "spec.storage"])
 
 
+def test_a_handler_that_is_not_started_is_told(start: Start) -> None:
+    """The container is left out, and where the user's own program has to listen is said."""
+    containers = [{"name": "handler", "image": "registry.example/handler:1"}]
+    up = start(cell("alpha", free_port(), handler={"port": 9, "path": "/x"}, template={"containers": containers}))
+    up.event("up")
+
+    (told,) = [one for one in up.events if one["event"] == "handler"]
+    assert (told["cell"], told["url"]) == ("alpha", "http://127.0.0.1:9/x")
+    assert "run its handler yourself" in told["text"]
+    assert [one["fields"] for one in up.events if one["event"] == "unused"] == [["spec.template"]]
+
+
 def test_a_variable_that_only_a_cluster_has_starts_nothing(start: Start) -> None:
     """Rather than a cell without the Secret it needs."""
     secret = {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}

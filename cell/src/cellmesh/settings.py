@@ -15,9 +15,14 @@ from typing import Any, get_type_hints
 
 from cellmesh.errors import SettingsError
 from cellmesh.protocol.fields import CELL_ID_PATTERN, is_cell_id
+from cellmesh.protocol.handlers import is_handler_url
 
 PREFIX = "CELLMESH_"
+#: Longest time a handler may be given, in seconds, and the most messages pushed to it at the same time.
+MAX_HANDLER_TIMEOUT = 3600.0
+MAX_HANDLER_CONCURRENCY = 256
 
+_BLANKS = " \t\r\n"
 _AT_LEAST_ONE = (
     "max_messages",
     "max_bytes",
@@ -89,6 +94,14 @@ class Settings:
     """After SIGTERM new messages are still accepted this long, while peers learn that this instance goes."""
     drain_timeout: float = 25.0
     """After SIGTERM work in flight may take this long."""
+    handler_url: str = ""
+    """URL that messages are pushed to, http:// only; empty: consumers ask for them."""
+    handler_timeout: float = 30.0
+    """How long the handler may take to answer, at most 3600; then the message is tried again."""
+    handler_concurrency: int = 8
+    """Messages pushed at the same time at most, 1 to 256."""
+    handler_types: tuple[str, ...] = ()
+    """Types of the messages that are pushed, separated by commas; empty: all."""
     allowed_hosts: tuple[str, ...] = ()
     """Names besides its own under which clients may address this cell; ``*`` for any."""
     allowed_origins: tuple[str, ...] = ()
@@ -132,12 +145,24 @@ class Settings:
             raise SettingsError(f"{PREFIX}PORT: {self.port} must be 0 (any free port) to 65535")
         if self.discovery_url and not self.discovery_url.startswith("http://"):
             raise SettingsError(f"{PREFIX}DISCOVERY_URL: must start with http://")
+        self._check_handler()
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise SettingsError(f"{PREFIX}{name.upper()}: {getattr(self, name)} must be at least 1")
         for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise SettingsError(f"{PREFIX}{name.upper()}: {getattr(self, name)} must not be negative")
+
+    def _check_handler(self) -> None:
+        if self.handler_url and not is_handler_url(self.handler_url):
+            raise SettingsError(f"{PREFIX}HANDLER_URL: must be http://HOST or http://HOST:PORT, perhaps with a path")
+        if not 0 < self.handler_timeout <= MAX_HANDLER_TIMEOUT:
+            most = f"greater than 0 and at most {MAX_HANDLER_TIMEOUT:g}"
+            raise SettingsError(f"{PREFIX}HANDLER_TIMEOUT: {self.handler_timeout:g} must be {most}")
+        if not 1 <= self.handler_concurrency <= MAX_HANDLER_CONCURRENCY:
+            raise SettingsError(
+                f"{PREFIX}HANDLER_CONCURRENCY: {self.handler_concurrency} must be 1 to {MAX_HANDLER_CONCURRENCY}"
+            )
 
 
 def unknown(environ: Mapping[str, str]) -> list[str]:
@@ -165,4 +190,5 @@ def _read(name: str, text: str, kind: Any) -> Any:
     except (ValueError, KeyError):
         wanted = {bool: "true or false", int: "a whole number", float: "a number of seconds"}[kind]
         raise SettingsError(f"{name}: {text!r} must be {wanted}") from None
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    # Blanks of ASCII only: others may belong to a message type.
+    return tuple(part.strip(_BLANKS) for part in text.split(",") if part.strip(_BLANKS))

@@ -255,6 +255,33 @@ def test_a_cell_starts_with_the_environment_that_it_is_given() -> None:
     assert settings.discovery_url == "http://cellmesh-discovery.system:8001/meshes/mesh"
 
 
+@pytest.mark.parametrize(
+    ("handler", "url"),
+    [
+        ({"port": 9000}, "http://127.0.0.1:9000/"),
+        ({"port": 9000, "path": "/on-message"}, "http://127.0.0.1:9000/on-message"),
+        ({"url": "http://pure-handler:80/$(HOME)"}, "http://pure-handler:80/$(HOME)"),
+    ],
+)
+def test_a_cell_is_told_of_its_handler(handler: dict[str, Any], url: str) -> None:
+    """A port is one of the pod itself; what the kubelet would expand arrives as it was written."""
+    more = {"timeoutSeconds": 5, "maxConcurrency": 2, "types": ["query", "a $(b)"]}
+    given = {
+        name: value.replace("$$", "$")
+        for name, value in environment(handler={**handler, **more}).items()
+        if isinstance(value, str) and "HANDLER" in name
+    }
+    settings = Settings.from_environ({"CELLMESH_CELL_ID": "alpha", **given})
+    assert (settings.handler_url, settings.handler_timeout, settings.handler_concurrency) == (url, 5.0, 2)
+    assert settings.handler_types == ("query", "a $(b)")
+    assert "$(" not in environment(handler={"url": "http://a/$(HOME)"})["CELLMESH_HANDLER_URL"].replace("$$", "")
+
+
+def test_a_cell_without_a_handler_is_told_nothing_of_one() -> None:
+    """Its pods stay as they were before there were handlers."""
+    assert [name for name in environment() if "HANDLER" in name] == []
+
+
 def test_scaling_leaves_the_pods_as_they_are() -> None:
     """The template does not depend on the number of instances, or scaling would restart those that are there."""
     one, three = stateful_set({"replicas": 1}), stateful_set({"replicas": 3})

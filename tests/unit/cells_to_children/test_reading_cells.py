@@ -56,6 +56,8 @@ def test_what_peers_see_does_not_count_as_asked_of_the_children(name: str) -> No
         {"mailbox": {"history": 1}},
         {"mailbox": {"dedupeWindow": 1}},
         {"mailbox": {"maxDeliveries": 1}},
+        {"handler": {"port": 9000}},
+        {"handler": {"url": "http://a"}},
         {"resources": {"limits": {"cpu": 1}}},
         {"env": [{"name": "A", "value": "b"}]},
         {"envFrom": [{"secretRef": {"name": "s"}}]},
@@ -69,6 +71,22 @@ def test_what_peers_see_does_not_count_as_asked_of_the_children(name: str) -> No
 def test_every_wish_of_the_author_counts(spec: dict[str, Any]) -> None:
     """Each field that reaches a child changes the hash, alone."""
     assert read_cell(a_cell(spec)).spec_hash != read_cell(a_cell()).spec_hash
+
+
+@pytest.mark.parametrize(
+    ("handler", "more"),
+    [
+        ({"port": 9000}, {"path": "/x"}),
+        ({"port": 9000}, {"timeoutSeconds": 1}),
+        ({"port": 9000}, {"maxConcurrency": 1}),
+        ({"url": "http://a"}, {"types": ["query"]}),
+    ],
+)
+def test_every_wish_about_a_handler_counts(handler: dict[str, Any], more: dict[str, Any]) -> None:
+    """And its defaults, filled in or not, do not."""
+    plain = read_cell(a_cell({"handler": handler})).spec_hash
+    assert read_cell(a_cell({"handler": {**handler, **more}})).spec_hash != plain
+    assert read_cell(a_cell(with_defaults({"handler": handler}, SPEC))).spec_hash == plain
 
 
 def test_the_hash_of_a_spec_stays_from_version_to_version() -> None:

@@ -156,3 +156,19 @@ def test_fields_without_effect_here_are_told_by_cell(tmp_path: Path) -> None:
     found = plan(tmp_path, alpha="{image: x, storage: {size: 2Gi}}", pure="{port: 9002}")
 
     assert found.unused == (("alpha", ("spec.image", "spec.storage")),)
+
+
+def test_handlers_that_a_pod_would_run_are_the_users_here(tmp_path: Path) -> None:
+    """Those of Cells with instances; a handler at a URL runs wherever it runs."""
+    found = plan(
+        tmp_path,
+        alpha="{port: 9001, handler: {port: 9000, path: /x}}",
+        beta="{port: 9002, handler: {url: 'http://handler/'}}",
+        gamma="{replicas: 0, handler: {port: 9000}}",
+    )
+
+    assert found.handlers == (("alpha", "http://127.0.0.1:9000/x"),)
+    assert [process.environ["CELLMESH_HANDLER_URL"] for process in found.cells] == [
+        "http://127.0.0.1:9000/x",
+        "http://handler/",
+    ]

@@ -67,6 +67,7 @@ def test_the_environment_of_an_instance_makes_its_settings(tmp_path: Path) -> No
   branch: main
   services: [code-analysis, search]
   mailbox: {maxMessages: 5, maxBytes: 2Mi, history: 3, dedupeWindow: 60, maxDeliveries: 2}
+  handler: {port: 9000, path: /x, timeoutSeconds: 5, maxConcurrency: 2, types: [query, "a b"]}
   env: [{name: MODEL, value: "a b"}, {name: EMPTY}]
 """
     environ = environ_of(one(tmp_path, MINIMAL + spec, namespace="lab"), 1)
@@ -89,6 +90,10 @@ def test_the_environment_of_an_instance_makes_its_settings(tmp_path: Path) -> No
         history=3,
         dedupe_window=60.0,
         max_deliveries=2,
+        handler_url="http://127.0.0.1:9000/x",
+        handler_timeout=5.0,
+        handler_concurrency=2,
+        handler_types=("query", "a b"),
     )
     assert (environ["MODEL"], environ["EMPTY"]) == ("a b", "")
 
@@ -96,10 +101,12 @@ def test_the_environment_of_an_instance_makes_its_settings(tmp_path: Path) -> No
 def test_nothing_of_another_cell_is_inherited(tmp_path: Path) -> None:
     """A Cell without a type has none, whatever the terminal's environment holds."""
     inherited = {"CELLMESH_TYPE": "x", "CELLMESH_SERVICES": "y", "CELLMESH_UID": "z"}
+    inherited |= {"CELLMESH_HANDLER_URL": "http://a", "CELLMESH_HANDLER_TIMEOUT": "1", "CELLMESH_HANDLER_TYPES": "q"}
 
     settings = Settings.from_environ({**inherited, **environ_of(one(tmp_path, MINIMAL))})
 
     assert (settings.type, settings.services) == ("", ())
+    assert (settings.handler_url, settings.handler_timeout, settings.handler_types) == ("", 30.0, ())
     assert settings.uid != "z"
 
 
@@ -125,6 +132,18 @@ def test_cells_without_instances_need_no_port(tmp_path: Path) -> None:
     path.write_text(MINIMAL + "---\n" + MINIMAL.replace("name: alpha", "name: beta") + "spec: {replicas: 0}\n")
 
     assert [cell.instances for cell in load([str(path)])] == [["alpha-0"], []]
+
+
+def test_a_handler_cannot_listen_where_a_cell_does(tmp_path: Path) -> None:
+    """In a cluster each pod has its own 127.0.0.1; here they share one."""
+    path = tmp_path / "cells.yaml"
+    path.write_text(
+        MINIMAL + "---\n" + MINIMAL.replace("name: alpha", "name: beta") + "spec: {port: 9000, handler: {port: 8000}}\n"
+    )
+
+    with pytest.raises(ManifestError, match=r"\(Cell beta\): spec\.handler\.port: 8000 is the port of .*alpha"):
+        load([str(path)])
+    assert len(load([str(path)], check_ports=False)) == 2
 
 
 def test_what_kubectl_prints_can_be_piped_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

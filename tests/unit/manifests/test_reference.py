@@ -18,7 +18,7 @@ def test_every_field_of_the_spec_is_in_the_reference() -> None:
     """Also those of the objects that the spec holds."""
     text = REFERENCE.read_text("utf-8")
     spec = cell_schema()["properties"]["spec"]["properties"]
-    inner = [name for part in ("storage", "mailbox", "template") for name in spec[part]["properties"]]
+    inner = [name for part in ("storage", "mailbox", "handler", "template") for name in spec[part]["properties"]]
 
     assert [name for name in [*spec, *inner] if f"\n| `{name}`" not in text] == []
 

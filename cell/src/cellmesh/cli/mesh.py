@@ -43,6 +43,8 @@ class Plan:
     ports: tuple[tuple[int, str, str], ...]
     #: Cells with fields that have no effect on this machine, and these fields.
     unused: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    #: Cells whose handlers run beside them in a pod and here are the user's to run, and their URLs.
+    handlers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,13 +106,16 @@ def make_plan(cells: Sequence[CellManifest], place: Place, environ: Mapping[str,
                     mesh=settings["CELLMESH_DISCOVERY_URL"],
                 )
             )
-    unused = tuple((cell.name if len(meshes) == 1 else f"{cell.namespace}/{cell.name}", cell.unused) for cell in cells)
+    named = [(cell.name if len(meshes) == 1 else f"{cell.namespace}/{cell.name}", cell) for cell in cells]
     return Plan(
         discovery=discovery,
         cells=tuple(processes),
         host=place.host,
         ports=tuple(ports),
-        unused=tuple((name, fields) for name, fields in unused if fields),
+        unused=tuple((name, cell.unused) for name, cell in named if cell.unused),
+        handlers=tuple(
+            (name, cell.handler.url) for name, cell in named if cell.handler and cell.handler.port and cell.replicas
+        ),
     )
 
 

@@ -76,6 +76,9 @@ class RunningMesh:
         for cell, fields in self._plan.unused:
             text = f"Cell {cell}: has an effect in a cluster only: {', '.join(fields)}"
             self._reporter.mesh("unused", text, cell=cell, fields=list(fields))
+        for cell, url in self._plan.handlers:
+            text = f"Cell {cell}: run its handler yourself, no containers are started here; messages go to {url}"
+            self._reporter.mesh("handler", text, cell=cell, url=url)
         discovery = self._supervisor.start(self._plan.discovery)
         if await until_ready([discovery], START):
             self._reporter.mesh("failed", "discovery does not serve; its last lines are above")

@@ -11,7 +11,20 @@ from cellmesh.errors import ManifestError
 from cellmesh.manifests.documents import Document, read_documents
 from cellmesh.manifests.locally import Variable, local_faults, unused_fields, variables
 from cellmesh.manifests.schema import faults, with_defaults
+from cellmesh.protocol.handlers import handler_url
 from cellmesh.protocol.quantities import quantity
+
+
+@dataclass(frozen=True, kw_only=True)
+class HandlerManifest:
+    """Where messages are pushed to; durations are seconds."""
+
+    url: str
+    port: int | None
+    """Of a program that runs beside the instances, here by whoever wrote the manifest; None: the URL is elsewhere."""
+    timeout: int
+    concurrency: int
+    types: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +44,7 @@ class CellManifest:
     dedupe_window: int
     max_deliveries: int
     env: tuple[Variable, ...]
+    handler: HandlerManifest | None = None
     unused: tuple[str, ...] = ()
     """Fields of the manifest that have an effect in a cluster only, as paths."""
 
@@ -72,7 +86,7 @@ def instance_environ(
 
     Settings without a value are there and empty, so that none is inherited from whoever starts the process.
     """
-    instance = cell.instances[ordinal]
+    instance, handler = cell.instances[ordinal], cell.handler
     of_pod = {"metadata.name": instance, "metadata.namespace": cell.namespace}
     return {
         **{variable.name: of_pod.get(variable.field, variable.value) for variable in cell.env},
@@ -92,6 +106,10 @@ def instance_environ(
         "CELLMESH_HISTORY": str(cell.history),
         "CELLMESH_DEDUPE_WINDOW": str(cell.dedupe_window),
         "CELLMESH_MAX_DELIVERIES": str(cell.max_deliveries),
+        "CELLMESH_HANDLER_URL": handler.url if handler else "",
+        "CELLMESH_HANDLER_TIMEOUT": str(handler.timeout) if handler else "",
+        "CELLMESH_HANDLER_CONCURRENCY": str(handler.concurrency) if handler else "",
+        "CELLMESH_HANDLER_TYPES": ",".join(handler.types) if handler else "",
     }
 
 
@@ -113,7 +131,20 @@ def _cell(written: dict[str, Any], namespace: str) -> CellManifest:
         dedupe_window=mailbox["dedupeWindow"],
         max_deliveries=mailbox["maxDeliveries"],
         env=variables(spec["env"]),
+        handler=_handler(spec.get("handler")),
         unused=unused_fields(written.get("spec") or {}),
+    )
+
+
+def _handler(handler: dict[str, Any] | None) -> HandlerManifest | None:
+    if handler is None:
+        return None
+    return HandlerManifest(
+        url=handler_url(handler),
+        port=handler.get("port"),
+        timeout=handler["timeoutSeconds"],
+        concurrency=handler["maxConcurrency"],
+        types=tuple(handler["types"]),
     )
 
 
@@ -132,4 +163,12 @@ def _collisions(cells: list[tuple[Document, CellManifest]], *, check_ports: bool
         first = ports.setdefault(cell.port, document.where)
         if first != document.where:
             lines.append(f"{document.where}: spec.port: {cell.port} is the port of {first}; give it another")
+    # Each pod has its own 127.0.0.1, this machine has one for all.
+    for document, cell in cells:
+        port = cell.handler.port if cell.handler and cell.replicas and check_ports else None
+        if port in ports:
+            lines.append(
+                f"{document.where}: spec.handler.port: {port} is the port of {ports[port]}; "
+                "let the handler listen on another on this machine"
+            )
     return lines

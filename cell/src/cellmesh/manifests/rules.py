@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from cellmesh.protocol.handlers import is_handler_url
 from cellmesh.protocol.quantities import quantity
 
 _RESERVE = quantity("64Mi")
@@ -105,6 +106,16 @@ RULES: dict[str, Rule] = {
     "has(self.size) != has(self.ephemeral)": lambda storage: ("size" in storage) != ("ephemeral" in storage),
     "!has(self.ephemeral) || !(has(self.className) || has(self.accessModes) || has(self.retention))": lambda storage: (
         "ephemeral" not in storage or not {"className", "accessModes", "retention"} & set(storage)
+    ),
+    # handler
+    "!has(self.handler) || !has(self.handler.port) || self.handler.port != self.port": lambda spec: (
+        spec.get("handler", {}).get("port") != spec["port"]
+    ),
+    "has(self.url) != has(self.port)": lambda handler: ("url" in handler) != ("port" in handler),
+    "!has(self.path) || has(self.port)": lambda handler: "path" not in handler or "port" in handler,
+    r"!has(self.url) || self.url.matches('^http://([A-Za-z0-9_.-]+|\\[[0-9A-Fa-f:.]+\\])' + "
+    "'(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?(/[!$-~]*)?$')": (
+        lambda handler: "url" not in handler or is_handler_url(handler["url"])
     ),
     # environment and mounts
     "!self.name.startsWith('CELLMESH_')": lambda variable: not variable["name"].startswith("CELLMESH_"),

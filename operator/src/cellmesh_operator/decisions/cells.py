@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from cellmesh.protocol.handlers import handler_url
 from cellmesh_operator.decisions.hashing import digest
 from cellmesh_operator.naming import cell_selector
 
@@ -51,6 +52,17 @@ class Mailbox:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Handler:
+    """Where each instance pushes its messages to."""
+
+    url: str = ""
+    timeout_seconds: int = 30
+    max_concurrency: int = 8
+    types: tuple[str, ...] = ()
+    """Empty: all."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CellSpec:
     """What a Cell asks for. Parts that Kubernetes defines are kept as they are.
 
@@ -64,6 +76,7 @@ class CellSpec:
     port: int = 8000
     storage: Volume | Ephemeral = field(default_factory=Volume)
     mailbox: Mailbox = field(default_factory=Mailbox)
+    handler: Handler | None = None
     resources: Object | None = None
     """None: the default requests of ``resources.pod_template``."""
     env: Sequence[Object] = ()
@@ -135,6 +148,7 @@ def _spec(spec: Object) -> CellSpec:
         ),
         storage=_storage(spec.get("storage") or {}),
         mailbox=_mailbox(spec.get("mailbox") or {}),
+        handler=_handler(spec.get("handler")),
     )
 
 
@@ -162,6 +176,19 @@ def _mailbox(mailbox: Object) -> Mailbox:
             dedupe_window=mailbox.get("dedupeWindow"),
             max_deliveries=mailbox.get("maxDeliveries"),
         )
+    )
+
+
+def _handler(handler: Object | None) -> Handler | None:
+    if handler is None:
+        return None
+    return Handler(
+        url=handler_url(handler),
+        **_given(
+            timeout_seconds=handler.get("timeoutSeconds"),
+            max_concurrency=handler.get("maxConcurrency"),
+            types=tuple(handler.get("types") or ()),
+        ),
     )
 
 
@@ -194,7 +221,7 @@ def _written(value: Any) -> dict[str, Any]:
     defaults = type(value)()
     for item in dataclasses.fields(value):
         given = getattr(value, item.name)
-        if isinstance(given, (Volume, Ephemeral, Mailbox)):
+        if isinstance(given, (Volume, Ephemeral, Mailbox, Handler)):
             nested = _written(given)
             if nested or isinstance(given, Ephemeral):
                 written[item.name] = {type(given).__name__: nested}

@@ -8,7 +8,7 @@ from typing import Any
 
 from cellmesh.protocol.quantities import quantity
 from cellmesh_operator.decisions.actions import BuildSettings
-from cellmesh_operator.decisions.cells import Cell, Volume
+from cellmesh_operator.decisions.cells import Cell, Handler, Volume
 from cellmesh_operator.naming import DATA_DIR
 
 #: Settings of a cell, see ``cellmesh.settings``; a test holds every name made here to be one.
@@ -63,6 +63,19 @@ def _settings(cell: Cell, settings: BuildSettings, grace: int) -> dict[str, str]
         "MAX_DELIVERIES": str(mailbox.max_deliveries),
         "DRAIN_ACCEPT": _seconds(min(DRAIN_ACCEPT, drain)),
         "DRAIN_TIMEOUT": _seconds(drain),
+        **_handler(cell.spec.handler),
+    }
+
+
+def _handler(handler: Handler | None) -> dict[str, str]:
+    """Return the settings of a handler; nothing at all without one, so that such cells stay as they are."""
+    if handler is None:
+        return {}
+    return {
+        "HANDLER_URL": _literal(handler.url),
+        "HANDLER_TIMEOUT": str(handler.timeout_seconds),
+        "HANDLER_CONCURRENCY": str(handler.max_concurrency),
+        "HANDLER_TYPES": _literal(",".join(handler.types)),
     }
 
 
@@ -87,10 +100,15 @@ def _from_pod(name: str, path: str) -> dict[str, Any]:
 
 
 def _as_written(item: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an author's variable so that its value arrives as it was written.
+    """Return an author's variable so that its value arrives as it was written."""
+    if item.get("valueFrom") is not None:
+        return {"name": item["name"], "valueFrom": item["valueFrom"]}
+    return {"name": item["name"], "value": _literal(str(item.get("value", "")))}
+
+
+def _literal(value: str) -> str:
+    """Return a value that arrives as it was written.
 
     The kubelet would expand ``$(NAME)``; the schema promises that nothing is, on a laptop as in a cluster.
     """
-    if item.get("valueFrom") is not None:
-        return {"name": item["name"], "valueFrom": item["valueFrom"]}
-    return {"name": item["name"], "value": str(item.get("value", "")).replace("$", "$$")}
+    return value.replace("$", "$$")
