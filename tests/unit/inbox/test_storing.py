@@ -139,7 +139,7 @@ def test_positions_are_never_given_out_again(tmp_path: Path) -> None:
         last = put(inbox, message("a"), message("b"))[-1].seq
     with apsw.Connection(str(tmp_path / "inbox.db")) as connection:
         for table in ("messages", "payloads", "receipts"):
-            connection.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
+            connection.execute(f"DELETE FROM {table}")
     connection.close()
     with opened(tmp_path) as inbox:
         assert put(inbox, message("b"))[0].seq == last + 1

@@ -6,22 +6,33 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import apsw
 
 from cellmesh.errors import InboxError
 from cellmesh.inbox.clock import SteadyClock
+from cellmesh.inbox.dead import CHUNK, DeadLetters, Named
 from cellmesh.inbox.files import DirectoryLock, open_database
+from cellmesh.inbox.jobs import Stored
+from cellmesh.inbox.leases import Leased, LeaseRequest, Settled, Settlement
 from cellmesh.inbox.reader import Reader
 from cellmesh.inbox.store import Gauges, InboxLimits, Store
-from cellmesh.inbox.writer import Stored, Writer, end_process
+from cellmesh.inbox.transaction import Transaction, WorkFailed
+from cellmesh.inbox.writer import Writer, end_process
 from cellmesh.protocol.messages import Checked
 from cellmesh.protocol.receipts import MessageWithHistory, StoredMessage
 
 __all__ = ["Inbox", "InboxLimits"]
 
 T = TypeVar("T")
+
+
+class DeadOutcome(NamedTuple):
+    """How many dead letters were changed, and of each that was named its position and the code of a refusal."""
+
+    changed: int
+    named: list[tuple[int | None, str]]
 
 
 class Inbox:
@@ -58,6 +69,7 @@ class Inbox:
         self._reader = Reader(directory)
         self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="inbox-reader")
         self.writer = Writer(self._store, on_death)
+        self.dead = DeadLetters(self._store, self.writer.leasing)
         self.writer.start()
 
     @property
@@ -83,11 +95,80 @@ class Inbox:
         """
         self.writer.append(items, stored)
 
+    async def write(self, execute: Callable[[Transaction], T]) -> T:
+        """Write anything else; return the result once it is on disk. See ``Writer.submit``.
+
+        Raises:
+            WorkFailed: nothing of it is on disk.
+            WriterStopped: after ``close``.
+
+        """
+        written: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def done(result: T | WorkFailed) -> None:
+            if written.done():
+                return
+            if isinstance(result, WorkFailed):
+                written.set_exception(result)
+            else:
+                written.set_result(result)
+
+        self.writer.submit(execute, done)
+        return await written
+
+    def lease(self, request: LeaseRequest, done: Callable[[list[Leased] | WorkFailed], None]) -> None:
+        """Hand messages out; ``done`` is called on the event loop once the leases are on disk."""
+        self.writer.lease(request, done)
+
+    def settle(self, items: Sequence[Settlement], done: Callable[[list[Settled] | WorkFailed], None]) -> None:
+        """Ack, nack or extend messages; ``done`` is called on the event loop once that is on disk."""
+        self.writer.submit(lambda tx: self.writer.leasing.settle(tx, items), done)
+
+    async def put_back(self, items: Sequence[Named] | None, reason: str | None = None) -> DeadOutcome:
+        """Make dead letters pending again: those named, or all of a reason (None: of any)."""
+        return await self._each_dead(self.dead.put_back, items, reason)
+
+    async def purge(self, items: Sequence[Named] | None, reason: str | None = None) -> DeadOutcome:
+        """Delete dead letters: those named, or all of a reason (None: of any)."""
+        return await self._each_dead(self.dead.purge, items, reason)
+
+    async def _each_dead(
+        self, change: Callable[[Transaction, Sequence[int]], int], items: Sequence[Named] | None, reason: str | None
+    ) -> DeadOutcome:
+        if items is not None:
+
+            def some(tx: Transaction) -> DeadOutcome:
+                named = self.dead.named(tx, items)
+                count = change(tx, list(dict.fromkeys(seq for seq, code in named if seq is not None and not code)))
+                return DeadOutcome(count, named)
+
+            return await self.write(some)
+        total, after = 0, 0
+        while True:
+            # In pieces: messages that come in meanwhile wait for one piece, not for all.
+            def piece(tx: Transaction, after: int = after) -> tuple[int, list[int]]:
+                seqs = self.dead.of_reason(tx, reason, CHUNK, after)
+                return change(tx, seqs), seqs
+
+            count, seqs = await self.write(piece)
+            total += count
+            if len(seqs) < CHUNK or count < len(seqs):
+                return DeadOutcome(total, [])
+            after = seqs[-1]
+
     async def page(
-        self, limit: int, *, from_cell: str | None = None, state: str | None = None, after: int | None = None
+        self,
+        limit: int,
+        *,
+        from_cell: str | None = None,
+        state: str | None = None,
+        reason: str | None = None,
+        after: int | None = None,
     ) -> list[StoredMessage]:
         """Return messages in the order of their positions; see ``Reader.page``."""
-        return await self._read(lambda: self._reader.page(limit, from_cell=from_cell, state=state, after=after))
+        return await self._read(
+            lambda: self._reader.page(limit, from_cell=from_cell, state=state, reason=reason, after=after)
+        )
 
     async def find(self, message_id: str) -> MessageWithHistory | None:
         """Return one message with its history, or None."""

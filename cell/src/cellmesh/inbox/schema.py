@@ -50,6 +50,22 @@ MIGRATIONS: tuple[str, ...] = (
     ) STRICT;
     CREATE INDEX receipts_expiring ON receipts (expires_at) WHERE expires_at IS NOT NULL;
     """,
+    # Leases. In the same rows: a lease changes the row of its message anyway.
+    #   available_at  not handed out before           deliveries   how often it was handed out
+    #   lease         token of the last lease         leased_at, lease_until, holder   of the present lease
+    #   moving_to     the sibling that is to have it; nobody else gets it meanwhile
+    #   log           what happened besides, a JSON array of transitions
+    """
+    ALTER TABLE messages ADD COLUMN available_at INTEGER;
+    ALTER TABLE messages ADD COLUMN deliveries INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE messages ADD COLUMN lease TEXT;
+    ALTER TABLE messages ADD COLUMN leased_at INTEGER;
+    ALTER TABLE messages ADD COLUMN lease_until INTEGER;
+    ALTER TABLE messages ADD COLUMN holder INTEGER;
+    ALTER TABLE messages ADD COLUMN moving_to TEXT;
+    ALTER TABLE messages ADD COLUMN log TEXT;
+    CREATE INDEX messages_moving ON messages (moving_to) WHERE moving_to IS NOT NULL;
+    """,
 )
 VERSION = len(MIGRATIONS)
 

@@ -16,7 +16,7 @@ import msgspec
 
 from cellmesh.inbox.clock import SteadyClock
 from cellmesh.inbox.files import DATABASE
-from cellmesh.protocol.messages import Checked
+from cellmesh.protocol.messages import Checked, Special
 
 PENDING, LEASED, CONSUMED, DEAD = range(4)
 PRIORITIES = {"low": 0, "normal": 1, "high": 2, "critical": 3}
@@ -48,7 +48,7 @@ _ARRIVALS = f"""
         INSERT INTO messages ({", ".join(_COLUMNS[:11])}) VALUES ({", ".join(f"NEW.{name}" for name in _COLUMNS[:11])});
         INSERT INTO payloads (seq, payload) VALUES (NEW.seq, NEW.payload);
     END;
-"""  # noqa: S608 - our own names
+"""
 _ROW = f"({','.join('?' * len(_COLUMNS))})"
 _NO_ROW = (None,) * len(_COLUMNS)
 _PAYLOAD = _COLUMNS.index("payload")
@@ -58,12 +58,12 @@ MAX_KEPT = 256 * 1024
 
 @lru_cache(maxsize=MAX_ROWS)
 def _insert_text(size: int) -> str:
-    return f"INSERT INTO arrivals VALUES {','.join([_ROW] * size)}"  # noqa: S608 - only question marks
+    return f"INSERT INTO arrivals VALUES {','.join([_ROW] * size)}"
 
 
 @lru_cache(maxsize=32)
 def _lookup_text(size: int) -> str:
-    return f"SELECT key, fingerprint, seq, received_at FROM receipts WHERE key IN ({','.join('?' * size)})"  # noqa: S608 - only question marks
+    return f"SELECT key, fingerprint, seq, received_at FROM receipts WHERE key IN ({','.join('?' * size)})"
 
 
 def _lookup(keys: list[bytes]) -> tuple[str, list[bytes]]:
@@ -101,6 +101,7 @@ class InboxLimits:
     history_ms: int
     dedupe_window_ms: int
     disk_reserve: int
+    max_deliveries: int = 5
 
 
 @dataclass
@@ -176,6 +177,8 @@ class Store:
         now = self.clock.now_ms()
         values: list[Any] = []
         for seq, item in enumerate(items, self._next_seq):
+            if item.special is not None:
+                return None
             values += self._row(item, seq, now)
         try:
             self._insert(values, len(items))
@@ -195,6 +198,7 @@ class Store:
         }
         outcomes: list[Outcome] = []
         rows: list[tuple[object, ...]] = []
+        special: list[tuple[int, Special]] = []
         now = self.clock.now_ms()
         seq = self._next_seq
         room, refusal = self._room(items)
@@ -211,12 +215,28 @@ class Store:
             rows.append(self._row(item, seq, now))
             known[item.key] = (item.fingerprint, seq, now)
             outcomes.append(Outcome(Verdict.STORED, seq, now))
+            if item.special is not None:
+                special.append((seq, item.special))
             seq += 1
         for start in range(0, len(rows), MAX_ROWS):
             part = rows[start : start + MAX_ROWS]
             self._insert(list(chain.from_iterable(part)), len(part))
         self._stored(len(rows))
+        for position, how in special:
+            self._set_apart(position, how, now)
         return outcomes
+
+    def _set_apart(self, seq: int, how: Special, now: int) -> None:
+        """Change a message that has just been stored into what it is to be."""
+        if how.consumed:
+            self._execute("UPDATE messages SET state = ?, ended_at = ? WHERE seq = ?", (CONSUMED, now, seq))
+            self.gauges.pending -= 1
+            self.gauges.consumed += 1
+            return
+        if how.delay:
+            self._execute("UPDATE messages SET available_at = ? WHERE seq = ?", (now + int(how.delay * 1000), seq))
+        if how.moving_to is not None:
+            self._execute("UPDATE messages SET moving_to = ? WHERE seq = ?", (how.moving_to, seq))
 
     def _row(self, item: Checked, seq: int, now: int) -> tuple[object, ...]:
         """Return the values of ``_COLUMNS`` for a message."""
@@ -304,10 +324,15 @@ class Store:
         # The wall clock may have been set back while no process ran: nothing may live longer than it was given.
         now = self.clock.now_ms()
         with self.connection:
+            self._execute(
+                "UPDATE messages SET available_at = ?1 + (available_at - max(coalesce(leased_at, 0), received_at))"
+                " WHERE available_at IS NOT NULL AND max(coalesce(leased_at, 0), received_at) > ?1",
+                (now,),
+            )
             # The receipt moves along with the deadline: else the next start would take the same step off again.
             for table in ("messages", "receipts"):
                 self._execute(
-                    f"UPDATE {table} SET expires_at = ? + (expires_at - received_at), received_at = ?"  # noqa: S608 - our own names
+                    f"UPDATE {table} SET expires_at = ? + (expires_at - received_at), received_at = ?"
                     " WHERE received_at > ?",
                     (now, now, now),
                 )

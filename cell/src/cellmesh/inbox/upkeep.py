@@ -104,7 +104,7 @@ class Upkeep:
             row[0]
             for row in self._execute(
                 # The index holds finished messages only, and SQLite wants to be told that these are.
-                f"SELECT seq FROM messages WHERE state >= 2 AND state = ?{condition} ORDER BY seq LIMIT ?",  # noqa: S608 - our own text
+                f"SELECT seq FROM messages WHERE state >= 2 AND state = ?{condition} ORDER BY seq LIMIT ?",
                 (state, *values, limit),
             )
         ]
@@ -131,7 +131,7 @@ class Upkeep:
         walked = 0
         # Read lazily: the first record that is not due yet ends the walk, so an idle inbox reads one row.
         for seq, kept, longer_lived, received_at in self._execute(
-            f"SELECT r.seq, {there}, r.expires_at IS NOT NULL, r.received_at FROM receipts r"  # noqa: S608 - our own text
+            f"SELECT r.seq, {there}, r.expires_at IS NOT NULL, r.received_at FROM receipts r"
             " WHERE r.seq > ? ORDER BY r.seq LIMIT ?",
             (self._forgotten, ROWS),
         ):
@@ -147,7 +147,7 @@ class Upkeep:
             else:
                 gone.append((seq,))
         longer = self._execute(
-            f"SELECT r.seq, {there} FROM receipts r WHERE r.expires_at <= ? ORDER BY r.expires_at LIMIT ?",  # noqa: S608 - our own text
+            f"SELECT r.seq, {there} FROM receipts r WHERE r.expires_at <= ? ORDER BY r.expires_at LIMIT ?",
             (now, ROWS),
         ).fetchall()
         for seq, kept in longer:

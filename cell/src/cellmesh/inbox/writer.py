@@ -14,10 +14,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar, cast
 
 import apsw
 
+from cellmesh.inbox.jobs import Job, LeaseWork, Stored, Work, WorkBroken
+from cellmesh.inbox.leases import Leased, LeaseRequest
+from cellmesh.inbox.leasing import Leasing
 from cellmesh.inbox.store import MAX_ROWS, Gauges, Outcome, Store, Verdict
+from cellmesh.inbox.transaction import Transaction, WorkFailed
 from cellmesh.inbox.upkeep import Upkeep
 from cellmesh.protocol.messages import Checked
 
@@ -30,8 +35,7 @@ UPKEEP_INTERVAL = 0.5
 #: Least pause between two steps of upkeep while messages come in.
 UPKEEP_PAUSE = 0.005
 
-#: Called on the event loop once messages are on disk, with one outcome each.
-Stored = Callable[[Sequence[Outcome]], None]
+T = TypeVar("T")
 
 # After these SQLite is in order and the next transaction may succeed; after any other error of the file
 # nothing can be promised any more, and the process must end without acknowledging.
@@ -40,16 +44,6 @@ _SURVIVABLE = (apsw.FullError, apsw.BusyError, apsw.ConstraintError, apsw.TooBig
 
 class WriterStopped(Exception):  # noqa: N818 - a state
     """The writer is closed and takes no more messages."""
-
-
-class _Job:
-    __slots__ = ("items", "loop", "outcomes", "stored")
-
-    def __init__(self, items: Sequence[Checked], loop: asyncio.AbstractEventLoop, stored: Stored) -> None:
-        self.items = items
-        self.loop = loop
-        self.stored = stored
-        self.outcomes: Sequence[Outcome] = ()
 
 
 def end_process() -> None:
@@ -69,8 +63,11 @@ class Writer:
     def __init__(self, store: Store, on_death: Callable[[], None] = end_process) -> None:
         self._store = store
         self._keeper = Upkeep(store)
+        self.leasing = Leasing(store)
+        #: Consumers that wait for a message, longest first.
+        self._waiting: list[LeaseWork] = []
         self._on_death = on_death
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Job | Work | None] = queue.SimpleQueue()
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self.groups = 0
@@ -88,13 +85,38 @@ class Writer:
             WriterStopped: after ``close``.
 
         """
+        self._queue.put(Job(items, self._running_loop(), stored))
+
+    def submit(self, execute: Callable[[Transaction], T], done: Callable[[T | WorkFailed], None]) -> None:
+        """Queue anything else that is to be written.
+
+        Args:
+            execute: called in the writer thread, inside a transaction that may hold other work too.
+            done: called after the commit, on the loop that runs now, with the result or why there is none.
+
+        Raises:
+            WriterStopped: after ``close``.
+
+        """
+        self._queue.put(Work(execute, self._running_loop(), done))
+
+    def lease(self, request: LeaseRequest, done: Callable[[list[Leased] | WorkFailed], None]) -> None:
+        """Queue a consumer's request; ``done`` is called once there are messages or the time is over.
+
+        Raises:
+            WriterStopped: after ``close``.
+
+        """
+        self._queue.put(LeaseWork(request, self.leasing, self._running_loop(), done))
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._closed:
             raise WriterStopped
         loop = self._loop
         if loop is None or loop.is_closed():
             # Kept: asking for it costs a system call for every message.
             loop = self._loop = asyncio.get_running_loop()
-        self._queue.put(_Job(items, loop, stored))
+        return loop
 
     def close(self) -> None:
         """Write what is queued, then end the thread. Blocks until it has ended."""
@@ -113,28 +135,39 @@ class Writer:
         next_upkeep = time.monotonic() + UPKEEP_INTERVAL
         behind = False
         while True:
-            wait = UPKEEP_PAUSE if behind else max(0.0, next_upkeep - time.monotonic())
+            wait = UPKEEP_PAUSE if behind else max(0.0, min(next_upkeep - time.monotonic(), self._until_due()))
             group, last = self._next_group(wait)
             if group:
                 self._write(group)
-            now = time.monotonic()
             if last:
+                self._dismiss(everyone=True)
                 return
-            if now >= next_upkeep:
+            if time.monotonic() >= next_upkeep or self._until_due() <= 0:
                 behind = self._upkeep()
                 next_upkeep = time.monotonic() + (UPKEEP_PAUSE if behind else UPKEEP_INTERVAL)
+            if self._waiting:
+                self._serve()
+                self._dismiss()
 
-    def _next_group(self, wait: float) -> tuple[list[_Job], bool]:
+    def _until_due(self) -> float:
+        """Return seconds until a lease, a delay or the wait of a consumer ends."""
+        due = [request.wait_until for request in (lease.request for lease in self._waiting)]
+        next_due = self.leasing.next_due()
+        if next_due is not None:
+            due.append(next_due)
+        return (min(due) - self._store.clock.now_ms()) / 1000 if due else UPKEEP_INTERVAL
+
+    def _next_group(self, wait: float) -> tuple[list[Job | Work], bool]:
         """Take what is queued, up to the bounds of a group; return it and whether the end was reached."""
         try:
             job = self._queue.get(timeout=wait)
         except queue.Empty:
             return [], False
-        group: list[_Job] = []
+        group: list[Job | Work] = []
         messages = size = 0
         while job is not None:
             group.append(job)
-            messages += len(job.items)
+            messages += len(job.items) or 1
             for item in job.items:
                 size += len(item.payload)
             if messages >= MAX_GROUP_MESSAGES or size >= MAX_GROUP_BYTES:
@@ -145,47 +178,102 @@ class Writer:
                 return group, False
         return group, True
 
-    def _write(self, group: list[_Job]) -> None:
+    def _write(self, group: list[Job | Work]) -> None:
         started = time.monotonic()
+        work = [job for job in group if isinstance(job, Work)]
+        jobs = [job for job in group if isinstance(job, Job)] if work else cast("list[Job]", group)
         items: Sequence[Checked]
-        items = group[0].items if len(group) == 1 else [item for job in group for item in job.items]
-        self._reclaim(sum([len(item.payload) for item in items]))
-        outcomes = self._transaction(items)
+        items = jobs[0].items if len(jobs) == 1 else [item for job in jobs for item in job.items]
+        if items:
+            self._reclaim(sum([len(item.payload) for item in items]))
+        outcomes = self._transaction(items, work)
         if outcomes is None:
             # One of them spoils the group: each on its own, so that only that one fails.
             outcomes = [self._single(item) for item in items]
+            for one in work:
+                if self._transaction((), [one]) is None:
+                    one.result = WorkFailed(self._failure, disk_full=self._disk_was_full)
         position = 0
-        for job in group:
+        for job in jobs:
             job.outcomes = outcomes[position : position + len(job.items)]
             position += len(job.items)
         self.groups += 1
         self.commit_seconds += time.monotonic() - started
+        if work:
+            group = [job for job in group if not self._waits(job)]
         self._reply(group)
 
+    def _waits(self, job: Job | Work) -> bool:
+        """Have a consumer wait that got nothing and wants to; return whether it does."""
+        if not isinstance(job, LeaseWork) or job.result != [] or job.request.cancelled:
+            return False
+        if job.request.wait_until <= self._store.clock.now_ms():
+            return False
+        self._waiting.append(job)
+        return True
+
+    def _serve(self) -> None:
+        """Hand messages to consumers that wait for them."""
+        served = [lease for lease in self._waiting if self.leasing.ready.has(lease.request.types)]
+        if not served:
+            return
+        if self._transaction((), served) is None:
+            return  # they are asked for again with the next group
+        done = [lease for lease in served if lease.result]
+        if done:
+            self._waiting = [lease for lease in self._waiting if not lease.result]
+            self._reply(done)
+
+    def _dismiss(self, *, everyone: bool = False) -> None:
+        """Answer the consumers that have waited long enough: there is nothing for them."""
+        now = self._store.clock.now_ms()
+        over = [
+            lease for lease in self._waiting if everyone or lease.request.cancelled or lease.request.wait_until <= now
+        ]
+        if over:
+            self._waiting = [lease for lease in self._waiting if lease not in over]
+            self._reply(over)
+
     def _single(self, item: Checked) -> Outcome:
-        outcomes = self._transaction([item])
+        outcomes = self._transaction([item], ())
         if outcomes is not None:
             return outcomes[0]
         return Outcome(Verdict.DISK_FULL if self._disk_was_full else Verdict.FAILED)
 
     _disk_was_full = False
+    _failure = ""
 
-    def _transaction(self, items: Sequence[Checked]) -> list[Outcome] | None:
-        """Store messages in one transaction; None if it failed and was rolled back."""
+    def _transaction(self, items: Sequence[Checked], work: Sequence[Work]) -> Sequence[Outcome] | None:
+        """Store messages and do the work, in one transaction; None if it failed and was rolled back."""
         connection = self._store.connection
         before = replace(self._store.gauges)
+        tx = Transaction(connection)
         try:
-            outcomes = self._store.append_new(items)
+            outcomes: Sequence[Outcome] | None = self._store.append_new(items) if not work else None
             if outcomes is None:
                 connection.execute("BEGIN IMMEDIATE")
-                outcomes = self._store.append(items)
+                outcomes = self._append(items)
+                for one in work:
+                    one.carry_out(tx)
                 connection.execute("COMMIT")
-        except _SURVIVABLE as error:
+        except (*_SURVIVABLE, WorkBroken) as error:
             self._disk_was_full = isinstance(error, apsw.FullError)
-            log.warning("a group of %d messages was rolled back: %s", len(items), error)
+            self._failure = str(error)
+            log.warning(
+                "a group of %d messages and %d others was rolled back: %s", len(items), len(work), self._failure
+            )
             self._rollback(before)
+            tx.rolled_back()
             return None
+        tx.committed()
+        self.leasing.arrived(items, outcomes)
         return outcomes
+
+    def _append(self, items: Sequence[Checked]) -> Sequence[Outcome]:
+        if not items:
+            return ()
+        outcomes = self._store.append_new(items)
+        return self._store.append(items) if outcomes is None else outcomes
 
     def _rollback(self, before: Gauges) -> None:
         # SQLite may have rolled back by itself; asking again would be an error.
@@ -205,20 +293,26 @@ class Writer:
     def _upkeep(self) -> bool:
         connection = self._store.connection
         before = replace(self._store.gauges)
+        tx = Transaction(connection)
         try:
             connection.execute("BEGIN IMMEDIATE")
             more = self._keeper.step()
+            more |= self.leasing.step(tx)
             connection.execute("COMMIT")
+            tx.committed()
             before = replace(self._store.gauges)
             self._keeper.shrink()
         except _SURVIVABLE as error:
             # Expiry is tried again at the next interval; the deadline of a message stays what it is.
             log.warning("upkeep of the inbox was rolled back: %s", error)
             self._rollback(before)
+            tx.rolled_back()
             return False
         return more
 
-    def _reply(self, group: list[_Job]) -> None:
+    def _reply(self, group: Sequence[Job | Work]) -> None:
+        if not group:
+            return
         loop = group[0].loop
         try:
             loop.call_soon_threadsafe(_resolve, group)
@@ -227,10 +321,10 @@ class Writer:
             log.debug("%d answers came too late", len(group))
 
 
-def _resolve(group: list[_Job]) -> None:
+def _resolve(group: Sequence[Job | Work]) -> None:
     for job in group:
         try:
-            job.stored(job.outcomes)
+            job.answer()
         except Exception as error:
             # The others of the group are not to wait for ever because of this one.
             log.error("an answer could not be given: %s", type(error).__name__)  # noqa: TRY400 - no payload in a log

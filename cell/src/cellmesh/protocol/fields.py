@@ -46,6 +46,20 @@ TraceState = Annotated[str, msgspec.Meta(max_length=1024)]
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=MAX_SECONDS)] | Annotated[float, msgspec.Meta(ge=0, le=MAX_SECONDS)]
 #: Seconds from receipt until the message expires; 0: never.
 Ttl = Seconds
+_NOT_BEFORE = msgspec.Meta(
+    ge=0,
+    le=MAX_SECONDS,
+    description="Seconds from receipt, on the receiver's clock, before which it is not handed out.",
+)
+NotBefore = Annotated[int, _NOT_BEFORE] | Annotated[float, _NOT_BEFORE]
+ForInstance = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=MAX_ID,
+        description="The instance a reply is meant for; another one of its cell keeps it and passes it on.",
+    ),
+]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 _CELL_ID = re.compile(CELL_ID_PATTERN)

@@ -19,9 +19,11 @@ from cellmesh.protocol.decoding import canonical, check_object, decode
 from cellmesh.protocol.fields import (
     DEFAULT_TTL,
     DEFAULT_TYPE,
+    ForInstance,
     MessageId,
     MessageType,
     Name,
+    NotBefore,
     Priority,
     Seconds,
     Timestamp,
@@ -29,7 +31,7 @@ from cellmesh.protocol.fields import (
     Ttl,
     check_timestamp,
 )
-from cellmesh.protocol.problems import Problem
+from cellmesh.protocol.problems import Problem, invalid
 
 EMPTY_OBJECT = Raw(b"{}")
 #: Raw text of an optional field that is not there, or null.
@@ -58,8 +60,10 @@ class CellMessage(msgspec.Struct, omit_defaults=True, kw_only=True):
     acknowledged: bool | None = None
     reply_to: MessageId | None = None
     conversation_id: MessageId | None = None
+    not_before: NotBefore | None = None
     traceparent: Name | None = None
     tracestate: TraceState | None = None
+    for_instance: ForInstance | None = None
     from_namespace: Name | None = None
     from_instance: Name | None = None
     to_namespace: Name | None = None
@@ -122,6 +126,20 @@ class Extra(msgspec.Struct, omit_defaults=True):
     tracestate: str | None = None
     from_namespace: str | None = None
     from_instance: str | None = None
+    not_before: float | None = None
+    for_instance: str | None = None
+
+
+class Special(msgspec.Struct, frozen=True):
+    """How a message is stored that is not simply pending from now on.
+
+    ``delay`` seconds until it may be handed out; ``consumed`` if it ends as it arrives, because somebody
+    waits for it; ``moving_to`` the sibling instance that it is kept for.
+    """
+
+    delay: float = 0.0
+    consumed: bool = False
+    moving_to: str | None = None
 
 
 class Checked(msgspec.Struct):
@@ -139,6 +157,7 @@ class Checked(msgspec.Struct):
     extra: bytes | None
     key: bytes
     fingerprint: bytes
+    special: Special | None = None
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -296,6 +315,8 @@ def accept(message: CellMessage, here: Identity) -> Checked:
         or message.conversation_id is not None
         or message.traceparent is not None
         or message.tracestate is not None
+        or message.not_before is not None
+        or message.for_instance is not None
     ):
         extra = encode(
             Extra(
@@ -305,8 +326,17 @@ def accept(message: CellMessage, here: Identity) -> Checked:
                 message.tracestate,
                 message.from_namespace,
                 message.from_instance,
+                message.not_before,
+                message.for_instance,
             )
         )
+    special = None
+    if message.not_before:
+        if ttl and message.not_before >= ttl:
+            raise invalid("not_before", f"{message.not_before} must be below ttl ({ttl}), or it expires before")
+        special = Special(delay=message.not_before)
+    if message.for_instance is not None and message.for_instance != here.instance:
+        special = Special(delay=message.not_before or 0.0, moving_to=message.for_instance)
     return Checked(
         message.message_id,
         message.from_cell,
@@ -320,6 +350,7 @@ def accept(message: CellMessage, here: Identity) -> Checked:
         extra,
         dedupe_key(message.from_namespace or "", message.from_cell, message.message_id),
         fingerprint(here.cell_id, message_type, value),
+        special,
     )
 
 

@@ -93,6 +93,11 @@ class StoredMessage(msgspec.Struct, omit_defaults=True, kw_only=True):
     tracestate: str | None = None
     from_namespace: str | None = None
     from_instance: str | None = None
+    not_before: float | None = None
+    for_instance: str | None = None
+    delivery_count: int = 0
+    available_at: str | None = None
+    leased_until: str | None = None
 
 
 class Transition(msgspec.Struct, omit_defaults=True):

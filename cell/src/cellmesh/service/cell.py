@@ -42,6 +42,7 @@ def open_inbox(settings: Settings) -> Inbox:
             history_ms=int(settings.history_seconds * 1000),
             dedupe_window_ms=int(settings.dedupe_window * 1000),
             disk_reserve=settings.disk_reserve,
+            max_deliveries=settings.max_deliveries,
         ),
     )
 
