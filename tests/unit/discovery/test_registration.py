@@ -41,6 +41,8 @@ WRONG = [
     ('{"cell_id":"a","port":1,"ip":"h","type":3}', "invalid_field", "type"),
     ('{"cell_id":"a","port":1,"ip":"h","instance":""}', "invalid_field", "instance"),
     ('{"cell_id":"a","port":1,"ip":"h","namespace":"other"}', "invalid_field", "namespace"),
+    ('{"cell_id":"a","port":1,"ip":"h","namespace":"default\\n"}', "invalid_field", "namespace"),
+    ('{"cell_id":"a","port":1,"ip":"h","namespace":["default"]}', "invalid_field", "namespace"),
     ('{"cell_id":"a","port":1,"ip":"h","x":1e999}', "invalid_field", "body"),
     ('{"cell_id":"a","port":1,"ip":"h","x":' + "[" * 80 + "]" * 80 + "}", "invalid_field", "body"),
 ]

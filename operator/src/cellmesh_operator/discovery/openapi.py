@@ -11,7 +11,7 @@ from cellmesh.protocol.problems import ErrorBody
 from cellmesh.protocol.receipts import components
 from cellmesh_operator.discovery.answers import Beaten, Deregistered, Health, Meshes, Peers, Probe, Registered
 from cellmesh_operator.discovery.queries import WAIT_PATTERN
-from cellmesh_operator.discovery.registration import HOST_PATTERN, MAX_BODY
+from cellmesh_operator.discovery.registration import HOST_PATTERN, IGNORED, MAX_BODY
 
 TITLE = "CellMesh discovery"
 DESCRIPTION = """Who is where in a mesh.
@@ -83,17 +83,20 @@ def _schemas() -> _Json:
 
 
 def _registration(peer: _Json) -> _Json:
-    """Return the schema of a registration: a peer without what discovery sets, with an address."""
-    set_here = ("namespace", "source", "last_seen")
-    properties = {name: schema for name, schema in peer["properties"].items() if name not in set_here}
+    """Return the schema of a registration: a peer without what discovery ignores, with an address.
+
+    That ``namespace`` has to be the mesh of the URL is beyond JSON Schema, and stands in words.
+    """
+    properties = {name: schema for name, schema in peer["properties"].items() if name not in IGNORED}
     for name in ("ip", "hostname"):
         properties[name] = {"anyOf": [{"type": "string", "pattern": HOST_PATTERN}, {"type": "null"}]}
+    properties["namespace"] = {"anyOf": [_CELL_ID, {"type": "null"}], "description": "The mesh of the URL, if sent."}
     return {
         "title": "Registration",
         "description": (
             "One instance of a cell, with ip or hostname. Any other field is kept and given back as it is; "
-            "source and last_seen are set by discovery, and so is namespace, which must be the mesh of the "
-            "URL if it is sent. Without instance the cell's name is the key."
+            "source and last_seen are set by discovery, whatever is sent, and so is namespace, which must be "
+            "the mesh of the URL if it is sent. Without instance the cell's name is the key."
         ),
         "type": "object",
         "properties": properties,

@@ -1,7 +1,8 @@
 """A registration as it comes: checked, and turned into the record that it is given back as.
 
 Fields that mean something here are validated; every other one is kept as the very text it came as. What
-only discovery can know (``namespace``, ``source``, ``last_seen``) is set by it, whatever the body says.
+only discovery can know (``source``, ``last_seen``) is set by it, whatever the body says; so is ``namespace``,
+but a body that names another mesh is refused.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from cellmesh_operator.discovery.records import PeerRecord, join, record_of
 MAX_BODY = 16 * 1024
 #: What ``ip`` and ``hostname`` may consist of: readers put them into URLs and ``Host`` headers.
 HOST_PATTERN = r"^[A-Za-z0-9._:%-]{1,256}$"
+#: Fields of a peer that mean nothing in a registration, of whatever type they are.
+IGNORED = frozenset({"source", "last_seen"})
 
 _HOST = re.compile(HOST_PATTERN)
 _KNOWN = frozenset(Peer.__struct_fields__)
-_SET_HERE = frozenset({"namespace", "source", "last_seen"})
+_SET_HERE = IGNORED | {"namespace"}
 _decode_raw = msgspec.json.Decoder(dict[str, Raw])
 _decode_peer = msgspec.json.Decoder(Peer)
 _decode_heartbeat = msgspec.json.Decoder(Heartbeat)
@@ -45,7 +48,7 @@ def parse_registration(body: bytes, mesh: str) -> PeerRecord:
     if isinstance(port, float) and port.is_integer():
         # 8002.0 is an integer to JSON Schema, and what languages with one kind of number send.
         raw["port"] = b"%d" % port
-    peer = decode(_decode_peer, join({k: v for k, v in raw.items() if k not in {"source", "last_seen"}}))
+    peer = decode(_decode_peer, join({k: v for k, v in raw.items() if k not in IGNORED}))
     _check(peer, mesh)
     fields = {name: text for name, text in raw.items() if name not in _SET_HERE}
     fields["namespace"] = _encode(mesh)
