@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from cellmesh_operator.discovery.settings import LOG_LEVELS, PREFIX, Settings, split, unknown
+from cellmesh_operator.discovery.settings import PREFIX, Settings, unknown
+from cellmesh_operator.environment import LOG_LEVELS, split
 from cellmesh_operator.errors import AccessError, ListenError, SettingsError
 
 _log = logging.getLogger("cellmesh_operator.discovery")

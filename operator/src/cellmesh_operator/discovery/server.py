@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import signal
 import socket
@@ -15,7 +14,8 @@ import uvicorn
 
 from cellmesh_operator.discovery.app import create_app
 from cellmesh_operator.discovery.settings import PREFIX, Settings
-from cellmesh_operator.errors import AccessError, ListenError
+from cellmesh_operator.errors import AccessError
+from cellmesh_operator.listening import listen_error
 
 #: Seconds that requests may take to end after a signal; long polls end at once.
 GRACE = 1
@@ -34,13 +34,13 @@ def bind(host: str, port: int) -> socket.socket:
         )[0]
         sock = socket.socket(family, kind, proto)
     except OSError as error:
-        raise ListenError(_fault(host, port, error)) from None
+        raise listen_error(host, port, error, prefix=PREFIX) from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
     except OSError as error:
         sock.close()
-        raise ListenError(_fault(host, port, error)) from None
+        raise listen_error(host, port, error, prefix=PREFIX) from None
     return sock
 
 
@@ -134,14 +134,3 @@ class _Server(uvicorn.Server):
             pass  # closed already
         # As a signal, so that it is obeyed also while the server starts.
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _fault(host: str, port: int, error: OSError) -> str:
-    where = f"port {port} on {host}"
-    if error.errno == errno.EADDRINUSE:
-        return f"{where} is in use; stop the other program, or choose another with --port or {PREFIX}PORT"
-    if error.errno == errno.EACCES:
-        return f"{where} needs privileges; choose one above 1023 with --port or {PREFIX}PORT"
-    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-        return f"{host!r} is no address of this machine; choose another with --host or {PREFIX}HOST"
-    return f"cannot listen on {where}: {error.strerror}; choose another with --host and --port"

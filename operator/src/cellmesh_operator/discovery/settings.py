@@ -6,21 +6,18 @@ with one line that names the variable; a variable that is no setting is reported
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_type_hints
 
 from cellmesh.protocol.fields import CELL_ID_PATTERN, is_cell_id
 from cellmesh.protocol.peers import EXPIRY, HEARTBEAT_INTERVAL
-from cellmesh_operator.errors import SettingsError
+from cellmesh_operator import environment
+from cellmesh_operator.environment import LOG_LEVELS, wrong
 
 PREFIX = "CELLMESH_DISCOVERY_"
-LOG_LEVELS = ("debug", "info", "warning", "error")
 #: Read by cells: where discovery is.
 _OF_CELLS = {PREFIX + "URL"}
-_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,15 +57,7 @@ class Settings:
             SettingsError: names the variable and what it may be.
 
         """
-        hints = get_type_hints(cls)
-        values: dict[str, Any] = {}
-        for field in dataclasses.fields(cls):
-            name = PREFIX + field.name.upper()
-            text = environ.get(name)
-            if not text or _is_service_link(name, text):
-                continue
-            values[field.name] = _read(name, text, hints[field.name])
-        return cls(**values)
+        return cls(**environment.read(cls, PREFIX, environ))
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -78,65 +67,26 @@ class Settings:
 
         """
         if not self.host:
-            raise _wrong("host", self.host, "an address or name to listen on")
+            raise wrong(PREFIX, "host", self.host, "an address or name to listen on")
         if not 0 <= self.port <= 65535:
-            raise _wrong("port", self.port, "0 (any free port) to 65535")
+            raise wrong(PREFIX, "port", self.port, "0 (any free port) to 65535")
         if not is_cell_id(self.default_mesh):
-            raise _wrong("default_mesh", self.default_mesh, f"a name that matches {CELL_ID_PATTERN}")
+            raise wrong(PREFIX, "default_mesh", self.default_mesh, f"a name that matches {CELL_ID_PATTERN}")
         if not (math.isfinite(self.expiry) and self.expiry > 0):
-            raise _wrong("expiry", self.expiry, "more than 0 seconds")
+            raise wrong(PREFIX, "expiry", self.expiry, "more than 0 seconds")
         if self.max_registrations < 1:
-            raise _wrong("max_registrations", self.max_registrations, "at least 1")
+            raise wrong(PREFIX, "max_registrations", self.max_registrations, "at least 1")
         if not (math.isfinite(self.settle) and self.settle >= 0):
-            raise _wrong("settle", self.settle, "0 or more seconds")
+            raise wrong(PREFIX, "settle", self.settle, "0 or more seconds")
         for name in self.namespaces:
             if not is_cell_id(name):
-                raise _wrong("namespaces", name, "names of namespaces, separated by commas")
+                raise wrong(PREFIX, "namespaces", name, "names of namespaces, separated by commas")
         if self.kubernetes and not is_cell_id(self.namespace):
-            raise _wrong("namespace", self.namespace, "the namespace that discovery runs in")
+            raise wrong(PREFIX, "namespace", self.namespace, "the namespace that discovery runs in")
         if self.log_level not in LOG_LEVELS:
-            raise _wrong("log_level", self.log_level, "debug, info, warning or error")
+            raise wrong(PREFIX, "log_level", self.log_level, "debug, info, warning or error")
 
 
 def unknown(environ: Mapping[str, str]) -> list[str]:
     """Return the ``CELLMESH_DISCOVERY_`` variables that are no setting, most likely misspelt."""
-    known = {PREFIX + field.name.upper() for field in dataclasses.fields(Settings)} | _OF_CELLS
-    return sorted(
-        name
-        for name in environ
-        if name.startswith(PREFIX)
-        and name not in known
-        and not name.startswith((PREFIX + "SERVICE_", PREFIX + "PORT_"))
-    )
-
-
-def _is_service_link(name: str, text: str) -> bool:
-    """Tell whether Kubernetes wrote this variable: it does so for every Service named ``cellmesh-discovery``."""
-    return name == PREFIX + "PORT" and text.startswith(("tcp://", "udp://"))
-
-
-def _read(name: str, text: str, kind: Any) -> Any:
-    if kind is str:
-        return text
-    if kind is bool:
-        if text.lower() not in _BOOLEANS:
-            raise SettingsError(f"{name}: {text!r} must be true or false")
-        return _BOOLEANS[text.lower()]
-    try:
-        if kind is int:
-            return int(text)
-        if kind is float:
-            return float(text)
-    except ValueError:
-        wanted = "a whole number" if kind is int else "a number of seconds"
-        raise SettingsError(f"{name}: {text!r} must be {wanted}") from None
-    return split(text)
-
-
-def split(text: str) -> tuple[str, ...]:
-    """Return the parts of a list separated by commas."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _wrong(field: str, value: object, wanted: str) -> SettingsError:
-    return SettingsError(f"{PREFIX}{field.upper()}: {value!r} must be {wanted}")
+    return [name for name in environment.unknown(Settings, PREFIX, environ) if name not in _OF_CELLS]

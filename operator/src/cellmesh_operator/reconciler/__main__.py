@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
+from cellmesh_operator.environment import LOG_LEVELS, split
 from cellmesh_operator.errors import OperatorError, SettingsError
-from cellmesh_operator.reconciler.settings import LOG_LEVELS, PREFIX, Settings, unknown
+from cellmesh_operator.reconciler.settings import PREFIX, Settings, unknown
 
 _log = logging.getLogger("cellmesh_operator.reconciler.looking")
 
@@ -35,7 +36,7 @@ def main(*, namespaces: str | None, **options: Any) -> None:
     """
     given = {name: value for name, value in options.items() if value is not None}
     if namespaces is not None:
-        given["namespaces"] = tuple(part.strip() for part in namespaces.split(",") if part.strip())
+        given["namespaces"] = split(namespaces)
     try:
         settings = Settings.from_environ(os.environ, **given)
     except SettingsError as error:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from cellmesh_operator.errors import ListenError
+from cellmesh_operator.listening import listen_error
 from cellmesh_operator.reconciler.metrics import CONTENT_TYPE, Metrics
 from cellmesh_operator.reconciler.settings import PREFIX
 
@@ -37,7 +35,7 @@ async def serving(host: str, port: int, metrics: Metrics, *, alive: Check, ready
         try:
             await site.start()
         except OSError as error:
-            raise ListenError(_fault(host, port, error)) from None
+            raise listen_error(host, port, error, prefix=PREFIX) from None
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
@@ -56,14 +54,3 @@ def _metrics(metrics: Metrics) -> _Handler:
         return web.Response(body=metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     return answer
-
-
-def _fault(host: str, port: int, error: OSError) -> str:
-    where = f"port {port} on {host}"
-    if error.errno == errno.EADDRINUSE:
-        return f"{where} is in use; stop the other program, or choose another with --port or {PREFIX}PORT"
-    if error.errno == errno.EACCES:
-        return f"{where} needs privileges; choose one above 1023 with --port or {PREFIX}PORT"
-    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-        return f"{host!r} is no address of this machine; choose another with --host or {PREFIX}HOST"
-    return f"cannot listen on {where}: {error.strerror}; choose another with --host and --port"

@@ -6,19 +6,18 @@ with one line that names the variable; a variable that is no setting is reported
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, get_type_hints
+from typing import Any
 from urllib.parse import urlsplit
 
+from cellmesh_operator import environment
 from cellmesh_operator.decisions.actions import BuildSettings
-from cellmesh_operator.errors import SettingsError
+from cellmesh_operator.environment import LOG_LEVELS, wrong
 
 PREFIX = "CELLMESH_RECONCILER_"
-LOG_LEVELS = ("debug", "info", "warning", "error")
 PULL_POLICIES = ("", "Always", "IfNotPresent", "Never")
 
 
@@ -63,14 +62,7 @@ class Settings:
             SettingsError: names the variable and what it may be.
 
         """
-        hints = get_type_hints(cls)
-        values: dict[str, Any] = {}
-        for field in dataclasses.fields(cls):
-            name = PREFIX + field.name.upper()
-            text = environ.get(name)
-            if text and not (field.name == "port" and text.startswith("tcp://")):  # a Service named like us
-                values[field.name] = _read(name, text, hints[field.name])
-        return cls(**(values | given))
+        return cls(**(environment.read(cls, PREFIX, environ) | given))
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -80,19 +72,19 @@ class Settings:
 
         """
         if self.image_pull_policy not in PULL_POLICIES:
-            raise _wrong("image_pull_policy", self.image_pull_policy, "Always, IfNotPresent or Never")
+            raise wrong(PREFIX, "image_pull_policy", self.image_pull_policy, "Always, IfNotPresent or Never")
         if not _is_base_url(self.discovery_url):
-            raise _wrong("discovery_url", self.discovery_url, "the base URL of discovery, http://host:port")
+            raise wrong(PREFIX, "discovery_url", self.discovery_url, "the base URL of discovery, http://host:port")
         for name in ("max_concurrent", "workers"):
             if getattr(self, name) < 1:
-                raise _wrong(name, getattr(self, name), "at least 1")
+                raise wrong(PREFIX, name, getattr(self, name), "at least 1")
         for name in ("resync", "max_backoff"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 1):
-                raise _wrong(name, getattr(self, name), "at least 1 second")
+                raise wrong(PREFIX, name, getattr(self, name), "at least 1 second")
         if not 0 <= self.port <= 65535:
-            raise _wrong("port", self.port, "0 (any free port) to 65535")
+            raise wrong(PREFIX, "port", self.port, "0 (any free port) to 65535")
         if self.log_level not in LOG_LEVELS:
-            raise _wrong("log_level", self.log_level, "debug, info, warning or error")
+            raise wrong(PREFIX, "log_level", self.log_level, "debug, info, warning or error")
 
     @property
     def build(self) -> BuildSettings:
@@ -113,11 +105,7 @@ class Settings:
 
 def unknown(environ: Mapping[str, str]) -> list[str]:
     """Return the ``CELLMESH_RECONCILER_`` variables that are no setting, most likely misspelt."""
-    known = {PREFIX + field.name.upper() for field in dataclasses.fields(Settings)}
-    links = (PREFIX + "SERVICE_", PREFIX + "PORT_")
-    return sorted(
-        name for name in environ if name.startswith(PREFIX) and name not in known and not name.startswith(links)
-    )
+    return environment.unknown(Settings, PREFIX, environ)
 
 
 def _is_base_url(text: str) -> bool:
@@ -127,21 +115,3 @@ def _is_base_url(text: str) -> bool:
     except ValueError:
         return False
     return usable and not (parts.query or parts.fragment or parts.username)
-
-
-def _read(name: str, text: str, kind: Any) -> Any:
-    if kind is str:
-        return text
-    try:
-        if kind is int:
-            return int(text)
-        if kind is float:
-            return float(text)
-    except ValueError:
-        wanted = "a whole number" if kind is int else "a number of seconds"
-        raise SettingsError(f"{name}: {text!r} must be {wanted}") from None
-    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-
-
-def _wrong(field: str, value: object, wanted: str) -> SettingsError:
-    return SettingsError(f"{PREFIX}{field.upper()}: {value!r} must be {wanted}")
