@@ -71,7 +71,9 @@ def test_a_ready_pod_is_a_peer_with_what_its_cell_says(plane: ControlPlane, name
             "instance": "pure-0",
             "uid": uid,
             "source": "pod",
+            "durability": "volume",
         }
+        assert replica.answer(namespace, "pure").json["replicas"] == 1
 
 
 def test_a_change_of_readiness_shows_within_a_second(plane: ControlPlane, namespace: str, both: Both) -> None:
@@ -105,6 +107,25 @@ def test_a_pod_that_is_deleted_is_gone_at_once_while_it_still_drains(
     for replica in both:
         eventually(lambda r=replica: not r.peers(namespace), within=SOON, message="the peer to be gone")
         assert replica.answer(namespace, "pure").json["known"] is True
+
+
+def test_a_cell_that_is_scaled_is_told_to_who_waits_for_it(plane: ControlPlane, namespace: str, both: Both) -> None:
+    """Expect an open query to be answered with the new number, and where an ephemeral cell keeps messages."""
+    make_cell(plane.api, namespace, "pure", replicas=2, storage={"ephemeral": {}})
+    make_pod(plane.api, namespace, "pure")
+    for replica in both:
+        peer = eventually(lambda r=replica: r.peers(namespace)["pure-0"], within=SOON, message="the peer")
+        assert peer["durability"] == "ephemeral"
+    known = [replica.answer(namespace, "pure").json for replica in both]
+    assert [answer["replicas"] for answer in known] == [2, 2]
+
+    plane.api.patch("cells", namespace, "pure", {"spec": {"replicas": 1}})
+
+    begun = time.monotonic()
+    for replica, before in zip(both, known, strict=True):
+        answer = replica.get(f"/meshes/{namespace}/peers?cell_id=pure&version={before['version']}&wait=20s")
+        assert (answer.json["replicas"], len(answer.json["peers"])) == (1, 1)
+    assert time.monotonic() - begun < SOON
 
 
 def test_an_edited_cell_is_told_without_a_restart(plane: ControlPlane, namespace: str, both: Both) -> None:

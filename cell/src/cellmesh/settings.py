@@ -31,7 +31,7 @@ _AT_LEAST_ONE = (
     "max_batch_messages",
     "max_batch_bytes",
 )
-_NOT_NEGATIVE = ("history", "history_seconds", "dedupe_window", "disk_reserve", "drain_accept")
+_NOT_NEGATIVE = ("replicas", "history", "history_seconds", "dedupe_window", "disk_reserve", "drain_accept")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,8 @@ class Settings:
     """Base URL of the mesh in discovery, ``http://host:port/meshes/<namespace>``; empty: no discovery."""
     register: bool = True
     """Register with discovery and beat; false where discovery knows the cell from its pod."""
+    replicas: int = 0
+    """How many instances the cell should have, told when it registers; 0: not known here."""
     type: str = ""
     """Free text shown to peers."""
     branch: str = ""

@@ -63,6 +63,19 @@ async def test_a_known_cell_is_said_to_be_known(client: httpx2.AsyncClient) -> N
     assert "available_cells" not in body
 
 
+async def test_a_registered_cell_says_where_it_keeps_messages_and_how_many_it_should_have(
+    client: httpx2.AsyncClient,
+) -> None:
+    """Expect both for who asks for the cell, the number beside the peers, and none where none was sent."""
+    plain = (await client.post("/register", json={**PURE, "cell_id": "plain"})).status_code
+    sent = {**PURE, "instance": "pure-0", "durability": "ephemeral", "replicas": 2.0}
+    assert (plain, (await client.post("/register", json=sent)).status_code) == (200, 200)
+    body = (await client.get("/peers", params={"cell_id": "pure"})).json()
+    assert (body["replicas"], body["peers"][0]["durability"]) == (2, "ephemeral")
+    assert "replicas" not in (await client.get("/peers", params={"cell_id": "plain"})).json()
+    assert "replicas" not in (await client.get("/peers")).json()
+
+
 async def test_for_an_unknown_cell_the_available_ones_are_named(client: httpx2.AsyncClient) -> None:
     """Expect known false and the names of this mesh."""
     await client.post("/register", json=PURE)

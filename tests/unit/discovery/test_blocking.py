@@ -95,6 +95,21 @@ async def test_a_query_of_one_cell_sleeps_through_changes_of_others(client: http
     assert (await asyncio.wait_for(query, 5)).json()["known"] is True
 
 
+async def test_another_number_of_instances_ends_the_wait(client: httpx2.AsyncClient, world: Any) -> None:
+    """Expect the new number for who asks for the Cell, and who asks for the mesh to sleep on."""
+    registry = world.discovery.registry
+    registry.declare("default", "pure", 2)
+    first = (await client.get("/peers?cell_id=pure")).json()
+    of_mesh = ask(client, "/peers", await version(client))
+    query = ask(client, "/peers?cell_id=pure", first["version"])
+    await waiting(world, 2)
+    registry.declare("default", "pure", 0)
+    body = (await asyncio.wait_for(query, 5)).json()
+    assert (first["replicas"], body["replicas"], body["known"]) == (2, 0, True)
+    assert not of_mesh.done()
+    of_mesh.cancel()
+
+
 async def test_settling_wakes_everyone(client: httpx2.AsyncClient, world: Any) -> None:
     """Expect the same version, now settled."""
     known = await version(client)

@@ -93,9 +93,20 @@ def test_the_port_is_the_one_that_is_named_whichever_container_has_it() -> None:
 
 
 def test_a_cell_is_read_with_what_peers_are_told_of_it() -> None:
-    """Expect type, branch and services."""
+    """Expect type, branch and services, where its messages are kept, and how many instances it should have."""
     item = cell("pure", type="pure", branch="main", services=["a", "b"], replicas=3)
-    assert read_cell(item) == CellFacts("m", "pure", "pure", "main", ("a", "b"))
+    assert read_cell(item) == CellFacts("m", "pure", "pure", "main", ("a", "b"), "volume", 3)
+
+
+@pytest.mark.parametrize(
+    ("storage", "durability"),
+    [(None, "volume"), ({"size": "1Gi"}, "volume"), ({"ephemeral": {}}, "ephemeral"), ({"ephemeral": None}, "volume")],
+)
+def test_a_cell_says_by_its_storage_where_messages_are_kept(storage: Any, durability: str) -> None:
+    """Expect a volume unless it is ephemeral, and one instance where no number is written."""
+    facts = read_cell(cell("pure", storage=storage))
+    assert facts is not None
+    assert (facts.durability, facts.replicas) == (durability, 1)
 
 
 @pytest.mark.parametrize("item", [cell("a.b"), cell("pure", services=5), {"metadata": {"name": "pure"}}])
@@ -106,7 +117,7 @@ def test_a_cell_that_cannot_be_one_is_left_out(item: dict[str, Any]) -> None:
 
 def test_a_pod_is_told_as_a_peer_with_all_its_fields() -> None:
     """Expect the design's fields, the hostname and instance being the pod's name."""
-    record = peer_of(CellFacts("m", "pure", "pure", "main", ("a",)), POD)
+    record = peer_of(CellFacts("m", "pure", "pure", "main", ("a",), "volume", 3), POD)
     told = json.loads(record.encoded("now"))
     assert told == {
         "cell_id": "pure",
@@ -120,6 +131,7 @@ def test_a_pod_is_told_as_a_peer_with_all_its_fields() -> None:
         "instance": "pure-0",
         "uid": "uid-pure-0",
         "source": "pod",
+        "durability": "volume",
         "last_seen": "now",
     }
     assert told.keys() == set(Peer.__struct_fields__)
@@ -127,4 +139,7 @@ def test_a_pod_is_told_as_a_peer_with_all_its_fields() -> None:
 
 def test_what_a_cell_does_not_say_is_not_told() -> None:
     """Expect no nulls."""
-    assert not {"type", "branch", "services"} & json.loads(peer_of(CellFacts("m", "pure"), POD).encoded("t")).keys()
+    assert (
+        not {"type", "branch", "services", "durability"}
+        & json.loads(peer_of(CellFacts("m", "pure"), POD).encoded("t")).keys()
+    )

@@ -78,6 +78,17 @@ def test_an_edited_cell_is_told_with_its_pods(world: World) -> None:
     assert (told["type"], world.changes) == ("improved", [SCOPE, Scope("m")])
 
 
+def test_a_scaled_cell_wakes_those_who_ask_for_it(world: World) -> None:
+    """Expect the new number, told once, and its pods as they were."""
+    world.projection.cell_changed(None, CellFacts("m", "pure", "pure", replicas=2))
+    world.projection.pod_changed(None, ONE)
+    world.changes.clear()
+    world.projection.cell_changed(
+        CellFacts("m", "pure", "pure", replicas=2), CellFacts("m", "pure", "pure", replicas=1)
+    )
+    assert (world.registry.members(SCOPE).replicas, world.changes, world.ips()) == (1, [SCOPE], ["10.0.0.1"])
+
+
 def test_what_does_not_change_wakes_nobody(world: World) -> None:
     """Expect silence when an object is written without a change that matters here."""
     world.projection.cell_changed(None, PURE)

@@ -282,6 +282,46 @@ def test_a_scope_that_leaves_late_does_not_make_forgotten_ones_older() -> None:
     assert versions.of(Scope("gone")) >= forgotten
 
 
+def test_how_many_a_cell_should_have_is_told_of_it_alone(fixture: Fixture) -> None:
+    """Expect a new number to be a change of the cell, not of its mesh, and the same number to be none."""
+    scope = Scope("default", "pure")
+    fixture.registry.declare("default", "pure", 2)
+    before = fixture.registry.etag(scope, settled=True), fixture.registry.etag(MESH, settled=True)
+    fixture.changes.clear()
+
+    assert fixture.registry.declare("default", "pure", 2) == []
+    assert fixture.changes == []
+    assert fixture.registry.declare("default", "pure", 1) == []
+
+    assert (fixture.registry.members(scope).replicas, fixture.changes) == (1, [scope])
+    after = fixture.registry.etag(scope, settled=True), fixture.registry.etag(MESH, settled=True)
+    assert (after[0] != before[0], after[1]) == (True, before[1])
+
+
+def test_the_newest_registration_says_how_many_its_cell_should_have(fixture: Fixture) -> None:
+    """Expect what the cell was started with last, whatever older instances say at each sign of life."""
+    scope = Scope("default", "pure")
+    fixture.add("pure", instance="pure-1", replicas=2)
+    fixture.add("pure", instance="pure-0", replicas=1)
+    fixture.registry.heartbeat("default", "pure", "pure-1", 1.0, "t")
+    fixture.registry.adopt("default", registration("pure", instance="pure-1", replicas=2), 2.0, "t")
+    assert fixture.registry.members(scope).replicas == 1
+    fixture.registry.deregister("default", "pure", "pure-0", None)
+    assert fixture.registry.members(scope).replicas == 1
+    fixture.registry.deregister("default", "pure", "pure-1", None)
+    assert fixture.registry.members(scope).replicas is None
+
+
+def test_a_cell_does_not_inherit_what_registrations_said(fixture: Fixture) -> None:
+    """Expect the number of the Cell of that name, and none any more once it is gone."""
+    scope = Scope("default", "pure")
+    fixture.add("pure", replicas=5)
+    assert fixture.registry.declare("default", "pure", 0) == [("default", "pure", "pure")]
+    assert fixture.registry.members(scope).replicas == 0
+    fixture.registry.undeclare("default", "pure")
+    assert fixture.registry.members(scope).replicas is None
+
+
 def test_available_cells_are_distinct_sorted_and_bounded() -> None:
     """Expect each name once, the first hundred of them."""
     fixture = Fixture(limit=1000)

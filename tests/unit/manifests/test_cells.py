@@ -78,6 +78,7 @@ def test_the_environment_of_an_instance_makes_its_settings(tmp_path: Path) -> No
         instance="alpha-1",
         uid=settings.uid,
         namespace="lab",
+        replicas=2,
         host="127.0.0.1",
         port=8002,
         data_dir=Path("/d/lab/alpha-1"),

@@ -53,6 +53,8 @@ class Entry:
         self.answered = False
         self.settled = True
         self.available: list[str] = []
+        #: How many instances the cell should have; None where nobody says.
+        self.replicas: int | None = None
         self.version: str | None = None
         self.confirmed_at = 0.0
         #: Whether it was used since the follower last looked; a flag, as it is set for every message.
@@ -223,6 +225,8 @@ class Directory:
         entry.available = answer.available_cells or []
         entry.confirmed_at = asyncio.get_running_loop().time()
         entry.answered = True
+        if entry.settled or answer.replicas is not None:
+            entry.replicas = answer.replicas
         if entry.settled or peers:
             # A discovery that has just started may not have heard from everyone: what it does not name yet
             # is kept, what it names is news.

@@ -8,7 +8,7 @@ import logging
 from urllib.parse import quote, urlsplit
 
 from cellmesh.protocol.messages import encode
-from cellmesh.protocol.peers import HEARTBEAT_INTERVAL, Heartbeat, Peer
+from cellmesh.protocol.peers import HEARTBEAT_INTERVAL, Heartbeat, PeerRegistration
 from cellmesh.transport.http1 import Answer, Lost, NotSent, Pool
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class Registration:
 
     """
 
-    def __init__(self, url: str, peer: Peer) -> None:
+    def __init__(self, url: str, peer: PeerRegistration) -> None:
         parts = urlsplit(url)
         self._url = url
         self._pool = Pool(parts.hostname or "", parts.port or 80)

@@ -94,6 +94,7 @@ def instance_environ(
         "CELLMESH_INSTANCE": instance,
         "CELLMESH_UID": "",
         "CELLMESH_NAMESPACE": cell.namespace,
+        "CELLMESH_REPLICAS": str(cell.replicas),
         "CELLMESH_HOST": host,
         "CELLMESH_PORT": str(port),
         "CELLMESH_DATA_DIR": str(data_dir / cell.namespace / instance),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -31,6 +31,7 @@ class Peer(msgspec.Struct, omit_defaults=True, kw_only=True):
     instance: Name | None = None
     uid: Name | None = None
     source: Literal["pod", "registered"] | None = None
+    durability: Literal["volume", "ephemeral"] | None = None
 
     @property
     def host(self) -> str:
@@ -49,6 +50,15 @@ class Peer(msgspec.Struct, omit_defaults=True, kw_only=True):
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
+class PeerRegistration(Peer, omit_defaults=True, kw_only=True):
+    """What an instance of a cell registers: itself, and how many instances its cell should have, if it knows.
+
+    An instance whose ordinal is below that number and that is not there is expected to come back.
+    """
+
+    replicas: Annotated[int, msgspec.Meta(ge=0, le=1000)] | None = None
+
+
 class Heartbeat(msgspec.Struct, omit_defaults=True, kw_only=True):
     """A sign of life of a registered cell; without ``instance`` the cell's name is the key."""
 
@@ -64,3 +74,4 @@ class PeersAnswer(msgspec.Struct, kw_only=True):
     known: bool | None = None
     settled: bool | None = None
     available_cells: list[str] | None = None
+    replicas: int | None = None

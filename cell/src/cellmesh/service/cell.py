@@ -14,7 +14,7 @@ from cellmesh.discovery.directory import Directory
 from cellmesh.discovery.registration import Registration
 from cellmesh.inbox import Inbox, InboxLimits
 from cellmesh.protocol.messages import Identity
-from cellmesh.protocol.peers import Peer
+from cellmesh.protocol.peers import PeerRegistration
 from cellmesh.protocol.receipts import Durability
 from cellmesh.service.counters import Counters
 from cellmesh.service.receiving import Receiver
@@ -159,6 +159,7 @@ class Cell:
                 "branch": peer.branch,
                 "services": peer.services,
                 "source": peer.source,
+                "durability": peer.durability,
                 "last_seen": peer.last_seen,
                 "age_seconds": round(now - entry.confirmed_at, 3),
                 "stale": bool(entry.problem),
@@ -173,9 +174,9 @@ class Cell:
             await asyncio.sleep(SWEEP_INTERVAL)
             self.sender.sweep()
 
-    def _peer(self, port: int) -> Peer:
+    def _peer(self, port: int) -> PeerRegistration:
         settings = self.settings
-        return Peer(
+        return PeerRegistration(
             cell_id=settings.cell_id,
             ip=settings.advertise_host or _advertised(settings.host, settings.discovery_url),
             port=port,
@@ -186,6 +187,8 @@ class Cell:
             namespace=settings.namespace,
             instance=settings.instance,
             uid=settings.uid,
+            durability=cast("Durability", settings.durability),
+            replicas=settings.replicas or None,
         )
 
 

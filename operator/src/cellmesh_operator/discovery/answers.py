@@ -39,9 +39,10 @@ class Peers(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The answer of ``GET /peers``.
 
     ``settled`` is false shortly after the start, until every living cell has been heard. With ``cell_id``
-    there is also ``known``, true for a Cell also while no instance of it is ready, and for an unknown cell the
-    names of those that are there, at most 100. With Kubernetes there is also ``age``: the seconds since what is
-    told of pods and Cells was last known to be so; it grows while the API server is away.
+    there is also ``known``, true for a Cell also while no instance of it is ready; for an unknown cell the names of
+    those that are there, at most 100; and, where it is known, ``replicas``: how many instances the cell should have,
+    so that one of a lower ordinal that is not among the peers is coming back. With Kubernetes there is also ``age``:
+    the seconds since what is told of pods and Cells was last known to be so; it grows while the API server is away.
     """
 
     peers: list[Peer]
@@ -51,6 +52,7 @@ class Peers(msgspec.Struct, omit_defaults=True, kw_only=True):
     age: float | msgspec.UnsetType = msgspec.UNSET
     known: bool | msgspec.UnsetType = msgspec.UNSET
     available_cells: list[str] | msgspec.UnsetType = msgspec.UNSET
+    replicas: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class Mesh(msgspec.Struct):
@@ -94,8 +96,9 @@ def peers_body(
     age: float | None = None,
     known: bool | None = None,
     available: list[str] | None = None,
+    replicas: int | None = None,
 ) -> bytes:
-    """Return the JSON of ``Peers`` from that of each peer; ``known`` only for a query of one cell."""
+    """Return the JSON of ``Peers`` from that of each peer; the last three for a query of one cell."""
     tail = [b'],"count":%d,"version":"%b","settled":%b' % (len(peers), version.encode(), _bool(settled))]
     if age is not None:
         tail.append(b',"age":%b' % msgspec.json.encode(age))
@@ -103,6 +106,8 @@ def peers_body(
         tail.append(b',"known":%b' % _bool(known))
         if not known:
             tail.append(b',"available_cells":' + msgspec.json.encode(available or []))
+    if replicas is not None:
+        tail.append(b',"replicas":%d' % replicas)
     return b"".join((b'{"peers":[', b",".join(peers), *tail, b"}"))
 
 

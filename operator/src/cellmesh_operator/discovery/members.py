@@ -34,10 +34,11 @@ class Members:
         pods: how many of the peers are pods.
         names: of a mesh: its cells, sorted.
         declared: of a cell: there is a Cell of this name, with instances or without.
+        replicas: of a cell: how many instances it should have; None where nobody says.
 
     """
 
-    __slots__ = ("_entries", "declared", "digest", "names", "pods")
+    __slots__ = ("_entries", "declared", "digest", "names", "pods", "replicas")
 
     def __init__(self) -> None:
         self._entries: dict[Key, Entry] = {}
@@ -45,6 +46,7 @@ class Members:
         self.pods = 0
         self.names: list[str] = []
         self.declared = False
+        self.replicas: int | None = None
 
     def __len__(self) -> int:
         return len(self._entries)

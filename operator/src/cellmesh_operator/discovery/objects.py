@@ -26,6 +26,9 @@ class CellFacts:
     type: str | None = None
     branch: str | None = None
     services: tuple[str, ...] | None = None
+    durability: str | None = None
+    replicas: int | None = None
+    """How many instances it should have; told of the cell, not of each instance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +59,16 @@ class _Meta(msgspec.Struct):
     deletionTimestamp: str | None = None  # noqa: N815
 
 
+class _Storage(msgspec.Struct):
+    ephemeral: dict[str, Any] | None = None
+
+
 class _CellSpec(msgspec.Struct):
     type: str | None = None
     branch: str | None = None
     services: list[str] | None = None
+    storage: _Storage | None = None
+    replicas: int = 1
 
 
 class _Cell(msgspec.Struct):
@@ -106,7 +115,16 @@ def read_cell(item: dict[str, Any]) -> CellFacts | None:
     if not is_cell_id(metadata.name):
         return None
     services = None if spec.services is None else tuple(spec.services)
-    return CellFacts(metadata.namespace, metadata.name, spec.type, spec.branch, services)
+    kept = spec.storage is None or spec.storage.ephemeral is None
+    return CellFacts(
+        metadata.namespace,
+        metadata.name,
+        spec.type,
+        spec.branch,
+        services,
+        durability="volume" if kept else "ephemeral",
+        replicas=spec.replicas,
+    )
 
 
 def read_pod(item: dict[str, Any]) -> PodFacts | None:
@@ -145,6 +163,7 @@ def peer_of(cell: CellFacts, pod: PodFacts) -> PeerRecord:
         "instance": pod.name,
         "uid": pod.uid,
         "source": "pod",
+        "durability": cell.durability,
     }
     texts = {name: _encode(value) for name, value in fields.items() if value is not None}
     return record_of(cell.name, pod.name, pod.uid, texts)

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from cellmesh.protocol.fields import CELL_ID_PATTERN, MAX_ID
-from cellmesh.protocol.peers import Heartbeat, Peer
+from cellmesh.protocol.peers import Heartbeat, Peer, PeerRegistration
 from cellmesh.protocol.problems import ErrorBody
 from cellmesh.protocol.receipts import components
 from cellmesh_operator.discovery.answers import Beaten, Deregistered, Health, Meshes, Peers, Probe, Registered
@@ -76,9 +76,9 @@ def openapi_document() -> dict[str, Any]:
 
 def _schemas() -> _Json:
     _, schemas = components(
-        [Peer, Heartbeat, Peers, Registered, Beaten, Deregistered, Meshes, Health, Probe, ErrorBody]
+        [Peer, PeerRegistration, Heartbeat, Peers, Registered, Beaten, Deregistered, Meshes, Health, Probe, ErrorBody]
     )
-    schemas["Registration"] = _registration(schemas["Peer"])
+    schemas["Registration"] = _registration(schemas.pop("PeerRegistration"))
     return schemas
 
 

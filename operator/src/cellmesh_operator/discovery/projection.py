@@ -1,7 +1,8 @@
 """From Cells and pods to peers. Pure.
 
 A pod is a peer while it serves and the Cell that it says it is of is there; what peers are told of a Cell
-(``type``, ``branch``, ``services``) is read off the Cell, so that editing it restarts nothing.
+(``type``, ``branch``, ``services``, ``durability``, how many there should be) is read off the Cell, so that editing
+it restarts nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Projection:
             self._remove_cell(old)
             return
         self._cells[new.namespace, new.name] = new
-        for key in self._registry.declare(new.namespace, new.name):
+        for key in self._registry.declare(new.namespace, new.name, new.replicas):
             self._on_evicted(key)
         for pod in self._pods.get((new.namespace, new.name), {}).values():
             self._registry.put_pod(new.namespace, peer_of(new, pod))

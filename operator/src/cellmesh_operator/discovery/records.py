@@ -25,17 +25,21 @@ class PeerRecord:
     uid: str | None
     content: bytes
     digest: int
+    replicas: int | None = None
+    """How many instances its cell should have, as a registration says it."""
 
     def encoded(self, last_seen: str) -> bytes:
         """Return the peer as JSON."""
         return b'%b,"last_seen":"%b"}' % (self.content, last_seen.encode())
 
 
-def record_of(cell_id: str, key: str, uid: str | None, fields: Mapping[str, bytes]) -> PeerRecord:
+def record_of(
+    cell_id: str, key: str, uid: str | None, fields: Mapping[str, bytes], replicas: int | None = None
+) -> PeerRecord:
     """Return the record of a peer from the JSON text of each of its fields."""
     text = join(dict(sorted(fields.items())))
     digest = int.from_bytes(hashlib.blake2b(text, digest_size=16).digest())
-    return PeerRecord(cell_id, key, uid, join(fields)[:-1], digest)
+    return PeerRecord(cell_id, key, uid, join(fields)[:-1], digest, replicas)
 
 
 def join(fields: Mapping[str, bytes]) -> bytes:

@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from cellmesh.protocol.decoding import check_object, decode
 from cellmesh.protocol.fields import CELL_ID_PATTERN, is_cell_id
-from cellmesh.protocol.peers import Heartbeat, Peer
+from cellmesh.protocol.peers import Heartbeat, Peer, PeerRegistration
 from cellmesh.protocol.problems import invalid
 from cellmesh_operator.discovery.records import PeerRecord, join, record_of
 
@@ -26,10 +26,10 @@ HOST_PATTERN = r"^[A-Za-z0-9._:%-]{1,256}$"
 IGNORED = frozenset({"source", "last_seen"})
 
 _HOST = re.compile(HOST_PATTERN)
-_KNOWN = frozenset(Peer.__struct_fields__)
+_KNOWN = frozenset(PeerRegistration.__struct_fields__)
 _SET_HERE = IGNORED | {"namespace"}
 _decode_raw = msgspec.json.Decoder(dict[str, Raw])
-_decode_peer = msgspec.json.Decoder(Peer)
+_decode_peer = msgspec.json.Decoder(PeerRegistration)
 _decode_heartbeat = msgspec.json.Decoder(Heartbeat)
 _encode = msgspec.json.encode
 
@@ -44,16 +44,17 @@ def parse_registration(body: bytes, mesh: str) -> PeerRecord:
     texts = decode(_decode_raw, body)
     values = check_object("body", body)
     raw = {name: bytes(text) for name, text in texts.items() if name not in _KNOWN or values[name] is not None}
-    port = values.get("port")
-    if isinstance(port, float) and port.is_integer():
-        # 8002.0 is an integer to JSON Schema, and what languages with one kind of number send.
-        raw["port"] = b"%d" % port
+    for name in ("port", "replicas"):
+        number = values.get(name)
+        if isinstance(number, float) and number.is_integer():
+            # 8002.0 is an integer to JSON Schema, and what languages with one kind of number send.
+            raw[name] = b"%d" % number
     peer = decode(_decode_peer, join({k: v for k, v in raw.items() if k not in IGNORED}))
     _check(peer, mesh)
     fields = {name: text for name, text in raw.items() if name not in _SET_HERE}
     fields["namespace"] = _encode(mesh)
     fields["source"] = b'"registered"'
-    return record_of(peer.cell_id, peer.key, peer.uid, fields)
+    return record_of(peer.cell_id, peer.key, peer.uid, fields, peer.replicas)
 
 
 def parse_heartbeat(body: bytes) -> Heartbeat:

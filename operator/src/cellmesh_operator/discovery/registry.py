@@ -143,14 +143,19 @@ class Registry:
 
     # -- Cells and their pods --------------------------------------------------------------------------------------
 
-    def declare(self, mesh: str, cell_id: str) -> list[Key]:
-        """Note that there is a Cell; return the registrations under its name, which are removed."""
+    def declare(self, mesh: str, cell_id: str, replicas: int | None = None) -> list[Key]:
+        """Note that there is a Cell, and how many instances it should have.
+
+        Returns:
+            The registrations under its name, which are removed.
+
+        """
         scope = Scope(mesh, cell_id)
         members = self._members_of(scope)
-        if members.declared:
+        if (members.declared, members.replicas) == (True, replicas):
             return []
-        members.declared = True
         removed = members.registered()
+        members.declared, members.replicas = True, replicas
         for key in removed:
             self.discard(key)
         self._touch(scope)
@@ -162,7 +167,7 @@ class Registry:
         members = self._scopes.get(scope)
         if members is None or not members.declared:
             return
-        members.declared = False
+        members.declared, members.replicas = False, None
         self._touch(scope)
         if not self.members(Scope(mesh)).known:
             # Of the mesh nothing else is told than before, but its last cell is gone.
@@ -210,7 +215,8 @@ class Registry:
         """
         members = self.members(scope)
         names = self.cell_names(scope.mesh) if scope.cell_id is not None and not members.known else []
-        text = repr((tuple(scope), members.digest, len(members), members.declared, settled, names))
+        told = (members.digest, len(members), members.declared, members.replicas, settled, names)
+        text = repr((tuple(scope), *told))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     # -- changes ---------------------------------------------------------------------------------------------------
@@ -230,6 +236,9 @@ class Registry:
         for scope in _scopes(key):
             self._members_of(scope).put(key, entry)
         if old is None or old.record.digest != entry.record.digest:
+            if entry.beat is not None:
+                # Of registrations that differ the newest is right: their cell was started again, or edited.
+                self._scopes[Scope(key[0], key[1])].replicas = entry.record.replicas
             self._changed(key)
 
     def _drop(self, key: Key) -> None:

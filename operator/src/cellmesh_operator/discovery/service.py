@@ -177,7 +177,15 @@ class Discovery:
             if scope.cell_id is None:
                 return peers_body(peers, version, settled=settled, age=age)
             names = [] if members.known else self.registry.cell_names(scope.mesh)
-            return peers_body(peers, version, settled=settled, age=age, known=members.known, available=names)
+            return peers_body(
+                peers,
+                version,
+                settled=settled,
+                age=age,
+                known=members.known,
+                available=names,
+                replicas=members.replicas,
+            )
 
         return PeersAnswer(self.registry.etag(scope, settled=settled), version, age, body)
 
