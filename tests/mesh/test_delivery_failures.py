@@ -148,6 +148,46 @@ def test_after_an_answer_that_proves_nothing_stored_another_instance_is_tried(
         assert len(taking.messages) == 6
 
 
+def test_an_address_that_another_program_has_is_looked_up_again(running: Mesh, alpha: Cell, name: str) -> None:
+    """Expect a send that meets a program that is no cell delivered once the cell has registered elsewhere."""
+    with (
+        peer(script_of(answer(404, {"detail": "Not Found"}))) as foreign,
+        peer(script_of(answer(200, RECEIVED))) as moved,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        running.discovery.register(name, foreign.port)
+        sending = pool.submit(alpha.post, "/send", {"to_cell": name, "timeout": 20})
+        eventually(lambda: foreign.messages, within=10, message="the foreign program to be asked")
+        running.discovery.register(name, moved.port)
+        reply = sending.result()
+        assert len(moved.messages) == 1
+    assert (reply.status, reply.json["target_url"]) == (200, f"http://127.0.0.1:{moved.port}/message")
+
+
+@pytest.mark.parametrize("status", [404, 405])
+def test_a_program_that_is_no_cell_has_not_got_the_message(running: Mesh, alpha: Cell, name: str, status: int) -> None:
+    """Expect 503 after the timeout, a handful of attempts, and the answer in the text."""
+    with peer(script_of(answer(status, {"detail": "no"}))) as foreign:
+        running.discovery.register(name, foreign.port)
+        reply = alpha.post("/send", {"to_cell": name, "timeout": 1})
+        assert 1 < len(foreign.messages) < 10
+    assert (reply.status, reply.json["code"], reply.json["maybe_delivered"]) == (503, "no_ready_instance", False)
+    assert f"answered {status}" in reply.json["error"]
+
+
+def test_instances_that_are_all_elsewhere_are_tried_in_rounds(running: Mesh, alpha: Cell, name: str) -> None:
+    """Expect a few attempts at each with pauses between, not as many as there is time for."""
+    no = answer(421, {"status": "error", "code": "misdirected", "error": "no"})
+    with peer(script_of(no)) as one, peer(script_of(no)) as other:
+        running.discovery.register(name, one.port, instance=f"{name}-0")
+        running.discovery.register(name, other.port, instance=f"{name}-1")
+        running.discovery.register(name, free_port(), instance=f"{name}-2")
+        reply = alpha.post("/send", {"to_cell": name, "timeout": 1})
+        assert 1 < len(one.messages) < 10
+        assert 1 < len(other.messages) < 10
+    assert reply.json["maybe_delivered"] is False
+
+
 @pytest.mark.parametrize(
     ("status", "maybe"),
     [

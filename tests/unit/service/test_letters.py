@@ -35,3 +35,9 @@ PURE = Peer(cell_id="pure", port=1, ip="127.0.0.1")
 def test_the_end_of_the_time_says_what_was_waited_for(known: dict[str, object], code: str) -> None:
     """Expect an instance that came too late to count as none, and one that may have the message to be named."""
     assert out_of_time(letter(**known), 10.0).code == code
+
+
+def test_the_last_answer_is_told() -> None:
+    """Expect what has the address now to be found by it."""
+    text = out_of_time(letter(peer=PURE, last=Receipt(404, b"<html>"), url="http://h:1/message"), 10.0).message
+    assert text.endswith("; http://h:1/message answered 404")

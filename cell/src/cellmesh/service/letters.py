@@ -64,11 +64,12 @@ def out_of_time(letter: Letter, now: float) -> Problem:
         return Problem("timeout", f"no answer from {letter.url} {waited}; it may have the message")
     if last is not None and last.status == 0:
         return Problem("unreachable", f"{letter.url}: {last.body.decode()} ({waited})", retry_after=1)
+    answered = f"; {letter.url} answered {last.status}" if last is not None else ""
     # One that became ready at the last moment, too late for the message to leave, was not ready in time.
     if letter.peer is None or letter.waited or last is not None:
         return Problem(
             "no_ready_instance",
-            f"to_cell: no instance of {letter.request.to_cell!r} is ready {waited}",
+            f"to_cell: no instance of {letter.request.to_cell!r} is ready {waited}{answered}",
             field="to_cell",
             retry_after=1,
         )

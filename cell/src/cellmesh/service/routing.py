@@ -9,6 +9,7 @@ from enum import Enum
 import msgspec
 
 from cellmesh.protocol.peers import Peer
+from cellmesh.protocol.problems import CODES
 
 
 class Meaning(Enum):
@@ -40,7 +41,8 @@ def read_answer(status: int, body: bytes) -> tuple[Meaning, str, str]:
     """Return what an answer means, with its error code and text if it has any.
 
     Only the answers named in the contract prove that nothing was stored (design: retries and instances);
-    a 503 does so only if it says that the instance is draining.
+    a 503 does so only if it says that the instance is draining. A 404 or 405 without a code of ours is that
+    of a program that is no cell, and knows no messages: it has the address now.
     """
     try:
         said = _decode(body)
@@ -54,7 +56,7 @@ def read_answer(status: int, body: bytes) -> tuple[Meaning, str, str]:
         if said.acknowledged is False:
             return Meaning.FAILED, "bad_answer", "it answered success, but did not acknowledge"
         return Meaning.ACKNOWLEDGED, code, error
-    if status == 421:
+    if status == 421 or (status in {404, 405} and code not in CODES):
         return Meaning.MISDIRECTED, code, error
     if status == 503 and code == "draining":
         return Meaning.DRAINING, code, error

@@ -180,7 +180,8 @@ class Sender:
                 raise target_problem(letter, letter.last)
         if len(peers) > 1:
             peers = entry.trusted(peers)
-        if not peers or (len(peers) == 1 and letter.peer is not None and entry.doubted(peers[0])):
+        if not peers or (letter.peer is not None and entry.doubted(peers[0])):
+            # Where the first is doubted, all are: they are tried in rounds, with pauses.
             return None
         if len(peers) == 1:
             return peers[0]
@@ -205,9 +206,12 @@ class Sender:
         if left <= 0:
             raise out_of_time(letter, self._loop.time())
         if entry.peers and letter.peer is not None:
-            await entry.changed(min(left, letter.pause))
-            letter.pause = min(letter.pause * 2, MAX_PAUSE)
-            entry.clear_doubts()
+            pause = letter.pause
+            await entry.changed(min(left, pause))
+            letter.pause = min(pause * 2, MAX_PAUSE)
+            if pause < left:
+                # Otherwise there is no time for an answer; the attempt would only leave the outcome unknown.
+                entry.clear_doubts()
         else:
             await entry.changed(min(left, 1.0))
 
