@@ -11,11 +11,10 @@ import asyncio
 import contextlib
 import logging
 import math
-from typing import Any
 from urllib.parse import quote, urlsplit
 
-import msgspec
-
+from cellmesh.discovery.listing import Listing
+from cellmesh.discovery.reading import ASK_TIMEOUT, DiscoveryUnavailable, read_answer, read_peers
 from cellmesh.protocol.fields import is_cell_id
 from cellmesh.protocol.peers import EXPIRY, Peer, PeersAnswer
 from cellmesh.transport.http1 import Lost, NotSent, Pool
@@ -25,7 +24,6 @@ log = logging.getLogger(__name__)
 #: A cell nobody has talked to for this long is forgotten, seconds.
 FORGET_AFTER = 300.0
 WAIT_SECONDS = 30
-ASK_TIMEOUT = 5.0
 MAX_BACKOFF = 5.0
 #: Least time between two questions about one cell asked out of turn.
 REFRESH_INTERVAL = 0.1
@@ -33,12 +31,6 @@ REFRESH_INTERVAL = 0.1
 DOUBT_SECONDS = 1.0
 #: A name that discovery does not know is followed only this long after its last use.
 FORGET_UNKNOWN = 5.0
-
-_decode = msgspec.json.Decoder(PeersAnswer).decode
-
-
-class DiscoveryUnavailable(Exception):  # noqa: N818 - a state
-    """Discovery does not answer and nothing is known."""
 
 
 class Entry:
@@ -126,10 +118,12 @@ class Directory:
         self._entries: dict[str, Entry] = {}
         self._pool: Pool | None = None
         self._base = ""
+        self._listing: Listing | None = None
         if url:
             parts = urlsplit(url)
             self._pool = Pool(parts.hostname or "", parts.port or 80)
             self._base = parts.path.rstrip("/")
+            self._listing = Listing(self._pool, self._base)
 
     def entry(self, cell: str) -> Entry:
         """Return the entry of a cell; the first time, discovery is asked in the background."""
@@ -159,6 +153,23 @@ class Directory:
     def known(self) -> list[tuple[Entry, Peer]]:
         """Return every peer known, with the entry that says how old the knowledge is."""
         return [(entry, peer) for entry in self._entries.values() for peer in entry.peers]
+
+    async def everyone(self, timeout: float) -> list[Peer]:
+        """Return every peer of the mesh, this cell's own among them, as discovery says it now.
+
+        While discovery is away it is what was known last; while it has just started, what was known last and what
+        it names, or, where nothing was known, what it names once it has heard from everyone or ``timeout`` is over.
+
+        Args:
+            timeout: seconds at most.
+
+        Raises:
+            DiscoveryUnavailable: there is none, or it does not answer and has told nothing before.
+
+        """
+        if self._listing is None:
+            raise DiscoveryUnavailable("this cell has no discovery; set CELLMESH_DISCOVERY_URL")
+        return await self._listing.everyone(timeout)
 
     async def close(self) -> None:
         """End all questions."""
@@ -208,15 +219,10 @@ class Directory:
         answer = await self._pool.request(
             self._pool.prepare("GET", query), connect_timeout=ASK_TIMEOUT, timeout=timeout
         )
-        if answer.status != 200:
-            raise DiscoveryUnavailable(f"answered {answer.status}")
-        try:
-            self._take(entry, _decode(answer.body))
-        except msgspec.MsgspecError as error:
-            raise DiscoveryUnavailable(f"answer cannot be read: {error}") from None
+        self._take(entry, read_answer(answer))
 
     def _take(self, entry: Entry, answer: PeersAnswer) -> None:
-        peers = [peer for peer in map(_peer, answer.peers) if peer is not None and peer.cell_id == entry.cell]
+        peers = [peer for peer in read_peers(answer) if peer.cell_id == entry.cell]
         if entry.problem:
             log.info("discovery at %s answers again", self.url)
         entry.problem = ""
@@ -241,17 +247,3 @@ class Directory:
 
 def _address(peer: Peer) -> tuple[str, int, str | None]:
     return peer.host, peer.port, peer.uid
-
-
-def _peer(fields: dict[str, Any]) -> Peer | None:
-    """Read a peer leniently: of a plain server's, name, address and port are enough."""
-    wanted = {name: fields[name] for name in Peer.__struct_fields__ if fields.get(name) is not None}
-    try:
-        peer = msgspec.convert(wanted, Peer)
-    except msgspec.ValidationError:
-        basic = {name: wanted[name] for name in ("cell_id", "ip", "hostname", "port") if name in wanted}
-        try:
-            peer = msgspec.convert(basic, Peer, strict=False)
-        except msgspec.ValidationError:
-            return None
-    return peer if peer.host else None
