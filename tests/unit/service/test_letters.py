@@ -11,7 +11,11 @@ from cellmesh.transport.link import Receipt
 
 def letter(**known: object) -> Letter:
     """Return a message to pure of which this is known."""
-    made = Letter(SendRequest(to_cell="pure"), CellMessage(message_id="m", from_cell="alpha", payload=Raw(b"{}")), 0.0)
+    made = Letter(
+        SendRequest(to_cell="pure"),
+        CellMessage(message_id="m", from_cell="alpha", to_cell="pure", payload=Raw(b"{}")),
+        0.0,
+    )
     for name, value in known.items():
         setattr(made, name, value)
     return made

@@ -96,17 +96,43 @@ async def answer(guard: Guard, endpoint: Endpoint, scope: Scope, receive: Receiv
         return Reply(late.status, late.body, (*late.headers, (b"connection", b"close")))
     except Problem as too_large:
         return endpoint.refuse(too_large)
-    replied: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-
-    def reply(value: Reply) -> None:
-        if not replied.done():
-            replied.set_result(value)
-
+    client = _Client(receive)
     try:
-        endpoint.handler(body, reply)
-        return await replied
+        endpoint.handler(body, client)
+        return await client.replied
     except Exception as error:
         return failure(f"{scope['method']} {scope['path']}", error)
+    finally:
+        client.answered()
+
+
+class _Client:
+    """Who gets the reply to a request, and whether it is still there."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._loop = asyncio.get_running_loop()
+        self._watch: asyncio.Task[None] | None = None
+        self.replied: asyncio.Future[Reply] = self._loop.create_future()
+
+    def __call__(self, reply: Reply) -> None:
+        """Take the reply."""
+        if not self.replied.done():
+            self.replied.set_result(reply)
+
+    def when_gone(self, effect: Callable[[], None]) -> None:
+        """Have ``effect`` called if the client goes away before."""
+        self._watch = self._loop.create_task(self._watching(effect))
+
+    async def _watching(self, effect: Callable[[], None]) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        effect()
+
+    def answered(self) -> None:
+        """Watch no longer."""
+        if self._watch is not None:
+            self._watch.cancel()
 
 
 def headers_problem(guard: Guard, headers: Sequence[tuple[bytes, bytes]]) -> Problem | None:

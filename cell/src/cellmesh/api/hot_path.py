@@ -49,7 +49,7 @@ class _Nobody:
 class _Exchange:
     """One hot request and its answer. To uvicorn it looks like one of its own cycles."""
 
-    __slots__ = ("disconnected", "endpoint", "headers", "keep_alive", "parts", "path", "response_complete")
+    __slots__ = ("disconnected", "endpoint", "gone", "headers", "keep_alive", "parts", "path", "response_complete")
 
     message_event = _Nobody()
 
@@ -63,6 +63,16 @@ class _Exchange:
         self.keep_alive = keep_alive
         self.disconnected = False
         self.response_complete = False
+        #: What is to be done if the client goes away before it is answered.
+        self.gone: Callable[[], None] | None = None
+
+
+class _Answer(functools.partial[None]):
+    """Gives the answer of an exchange, its first argument."""
+
+    def when_gone(self, effect: Callable[[], None]) -> None:
+        """Have ``effect`` called if the client goes away before."""
+        self.args[0].gone = effect
 
 
 class HotProtocol(HttpToolsProtocol):
@@ -144,7 +154,7 @@ class HotProtocol(HttpToolsProtocol):
             return  # its body came too late
         # Not kept: the exchange stays until the connection's next one.
         parts, exchange.parts = exchange.parts, []
-        answer = functools.partial(self._answer, exchange)
+        answer = _Answer(self._answer, exchange)
         problem = headers_problem(self._guard, exchange.headers)
         if problem is not None:
             answer(exchange.endpoint.refuse(problem))
@@ -159,6 +169,9 @@ class HotProtocol(HttpToolsProtocol):
         if self._incoming is not None and not self._incoming.response_complete:
             self._cell.in_flight -= 1
         self._received()
+        exchange = cast("Any", self.cycle)
+        if isinstance(exchange, _Exchange) and exchange.gone is not None and not exchange.response_complete:
+            exchange.gone()
         super().connection_lost(exc)
 
     def _hot_exchange(self) -> _Exchange | None:

@@ -40,6 +40,7 @@ class CellCollector(Collector):
         for name, text, counter in (
             ("cellmesh_received_messages", "Messages received, by outcome.", cell.counters.received),
             ("cellmesh_sent_messages", "Messages sent, by outcome.", cell.counters.sent),
+            ("cellmesh_asked_messages", "Messages sent whose reply was awaited, by outcome.", cell.counters.asked),
         ):
             family = CounterMetricFamily(name, text, labels=["outcome"])
             for outcome, count in counter.items():
@@ -48,7 +49,7 @@ class CellCollector(Collector):
         yield CounterMetricFamily(
             "cellmesh_send_retries", "Attempts beyond the first of a message.", value=cell.counters.retries
         )
-        yield GaugeMetricFamily("cellmesh_send_waiting", "Messages waiting for a request.", value=cell.sender.waiting)
+        yield GaugeMetricFamily("cellmesh_send_waiting", "Messages waiting for a request.", value=cell.courier.waiting)
         yield GaugeMetricFamily("cellmesh_ready", "Whether this instance is ready.", value=float(cell.ready))
 
 

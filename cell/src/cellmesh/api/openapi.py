@@ -60,7 +60,8 @@ WRITE = (
     "malformed_json", "request_timeout", "body_too_large", "unsupported_media_type", "invalid_field", "internal",
 )  # fmt: skip
 RECEIVE = (*WRITE, "id_conflict", "misdirected", "inbox_full", "draining", "disk_full")
-SEND = (*RECEIVE, "unknown_cell", "link_full", "unreachable", "no_ready_instance", "discovery_unavailable", "timeout")
+SEND = (*RECEIVE, "unknown_cell", "link_full", "unreachable", "no_ready_instance", "discovery_unavailable", "timeout",
+        "outcome_unknown", "reply_timeout")  # fmt: skip
 MESSAGE_BODY = {"anyOf": [ref(CellMessage), ref(LegacyMessage)]}
 
 

@@ -31,6 +31,8 @@ REFRESH_INTERVAL = 0.1
 DOUBT_SECONDS = 1.0
 #: A name that discovery does not know is followed only this long after its last use.
 FORGET_UNKNOWN = 5.0
+#: How long it is known when an instance was there last, seconds.
+REMEMBER_LEFT = 3600.0
 
 
 class Entry:
@@ -56,6 +58,8 @@ class Entry:
         self.task: asyncio.Task[None] | None = None
         self._waiters: set[asyncio.Future[None]] = set()
         self._doubts: dict[tuple[str, int, str | None], float] = {}
+        #: Instances that were there and are not, and since when.
+        self._left: dict[str, float] = {}
 
     @property
     def expected(self) -> bool:
@@ -67,6 +71,26 @@ class Entry:
         if self.known and not known:
             self._gone_at = asyncio.get_running_loop().time()
         self.known = known
+
+    def set_peers(self, peers: list[Peer]) -> None:
+        """Note which instances are ready."""
+        now = asyncio.get_running_loop().time()
+        there = {peer.key for peer in peers}
+        left = {key: at for key, at in self._left.items() if key not in there and now - at < REMEMBER_LEFT}
+        self._left = {peer.key: now for peer in self.peers if peer.key not in there} | left
+        self.peers = peers
+
+    def expects(self, instance: str, within: float = EXPIRY) -> bool:
+        """Tell whether an instance is ready or coming back.
+
+        It is coming back if it is one of those the cell should have, or left less than ``within`` seconds ago.
+        """
+        if any(peer.key == instance for peer in self.peers):
+            return True
+        number = ordinal(self.cell, instance)
+        if number is not None and self.replicas is not None and number < self.replicas:
+            return True
+        return asyncio.get_running_loop().time() - self._left.get(instance, -math.inf) < within
 
     def doubt(self, peer: Peer) -> None:
         """Note that an instance does not answer where it is said to be."""
@@ -238,11 +262,17 @@ class Directory:
             # is kept, what it names is news.
             named = {peer.key for peer in peers}
             kept = [] if entry.settled else [peer for peer in entry.peers if peer.key not in named]
-            entry.peers = peers + kept
+            entry.set_peers(peers + kept)
             entry.set_known(known=bool(entry.peers) or answer.known is True)
         elif not entry.peers:
             entry.set_known(known=answer.known is True)
         entry.notify()
+
+
+def ordinal(cell: str, instance: str) -> int | None:
+    """Return the number of an instance among those of its cell; None if its name has none."""
+    name, _, number = instance.rpartition("-")
+    return int(number) if name == cell and number.isascii() and number.isdigit() else None
 
 
 def _address(peer: Peer) -> tuple[str, int, str | None]:

@@ -174,6 +174,10 @@ class Inbox:
         """Return one message with its history, or None."""
         return await self._read(lambda: self._reader.find(message_id))
 
+    async def sent_from(self, message_id: str, from_cell: str, namespace: str) -> str | None:
+        """Return the instance of a cell that sent a message; None if that is not known here."""
+        return await self._read(lambda: self._reader.sent_from(message_id, from_cell, namespace))
+
     async def oldest_pending_seconds(self) -> float | None:
         """Return the age of the oldest pending message in seconds, or None if none is pending."""
         received = await self._read(self._reader.oldest_pending)

@@ -10,7 +10,7 @@ from typing import Any
 import apsw
 
 from cellmesh.inbox.files import open_reader
-from cellmesh.inbox.rows import COLUMNS, PAYLOAD, SELECT, message_with_history, stored_message
+from cellmesh.inbox.rows import COLUMNS, PAYLOAD, SELECT, decode_extra, message_with_history, stored_message
 from cellmesh.inbox.store import PENDING
 from cellmesh.protocol.messages import id_range
 from cellmesh.protocol.receipts import STATES, MessageWithHistory, StoredMessage
@@ -82,6 +82,22 @@ class Reader:
             .fetchone()
         )
         return None if row is None else message_with_history(row)
+
+    def sent_from(self, message_id: str, from_cell: str, namespace: str) -> str | None:
+        """Return the instance that sent a message; None if there is no such message, or it does not say."""
+        row = (
+            self._connection()
+            .execute(
+                "SELECT m.extra FROM receipts r JOIN messages m ON m.seq = r.seq"
+                " WHERE r.key >= ? AND r.key < ? AND m.message_id = ? AND m.from_cell = ? ORDER BY m.seq DESC LIMIT 1",
+                (*id_range(message_id), message_id, from_cell),
+            )
+            .fetchone()
+        )
+        if row is None or row[0] is None:
+            return None
+        extra = decode_extra(row[0])
+        return extra.from_instance if extra.from_namespace in {None, namespace} else None
 
     def oldest_pending(self) -> int | None:
         """Return when the oldest pending message was received, ms since the epoch."""

@@ -22,13 +22,13 @@ SELECT = f"SELECT {COLUMNS} FROM messages m JOIN payloads p ON p.seq = m.seq"
 SEQ, MESSAGE_ID, MESSAGE_TYPE, PRIORITY, PAYLOAD, DELIVERIES = 0, 1, 4, 5, 12, 14
 
 _PRIORITY_NAMES = {number: name for name, number in PRIORITIES.items()}
-_decode_extra = msgspec.json.Decoder(Extra).decode
+decode_extra = msgspec.json.Decoder(Extra).decode
 _decode_log = msgspec.json.Decoder(list[Transition]).decode
 
 
 def fields(row: tuple[Any, ...]) -> dict[str, Any]:
     """Return the fields of a ``StoredMessage`` from a row of ``COLUMNS``."""
-    extra = _decode_extra(row[11]) if row[11] is not None else Extra()
+    extra = decode_extra(row[11]) if row[11] is not None else Extra()
     received_at = iso(row[8])
     state = row[9]
     return {

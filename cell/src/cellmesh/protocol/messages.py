@@ -41,6 +41,14 @@ MAX_TIMEOUT = 300
 DEFAULT_TIMEOUT = 10
 Timeout = Annotated[int, msgspec.Meta(gt=0, le=MAX_TIMEOUT)] | Annotated[float, msgspec.Meta(gt=0, le=MAX_TIMEOUT)]
 
+_AWAIT_REPLY = msgspec.Meta(
+    gt=0,
+    le=MAX_TIMEOUT,
+    description="Seconds to wait for a message from the cell asked whose `reply_to` is this message's id; they "
+    "begin when the message has been acknowledged.",
+)
+AwaitReply = Annotated[int, _AWAIT_REPLY] | Annotated[float, _AWAIT_REPLY]
+
 
 class CellMessage(msgspec.Struct, omit_defaults=True, kw_only=True):
     """A message as it travels between cells.
@@ -82,6 +90,7 @@ class LegacyMessage(msgspec.Struct, omit_defaults=True, kw_only=True):
     type: MessageType | None = None
     message_type: MessageType | None = None
     priority: Priority | None = None
+    reply_to: MessageId | None = None
     metadata: Raw = msgspec.field(default_factory=Raw)
 
 
@@ -107,6 +116,7 @@ class SendRequest(msgspec.Struct, omit_defaults=True, kw_only=True, forbid_unkno
     message_id: MessageId | None = None
     timeout: Timeout | None = None
     mode: Literal["direct"] | None = None
+    await_reply: AwaitReply | None = None
     reply_to: MessageId | None = None
     conversation_id: MessageId | None = None
     traceparent: Name | None = None
@@ -214,6 +224,7 @@ def decode_legacy(body: bytes, new_id: Callable[[], str]) -> CellMessage:
         message_type=legacy.message_type or legacy.type,
         payload=Raw(payload),
         priority=legacy.priority,
+        reply_to=legacy.reply_to,
     )
 
 

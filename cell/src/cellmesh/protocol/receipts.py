@@ -45,27 +45,18 @@ class BatchItem(msgspec.Struct):
     body: Raw
 
 
-class Delivered(msgspec.Struct):
-    """The answer of ``POST /send`` once the receiver has acknowledged."""
-
-    status: str
-    message_id: str
-    to_cell: str
-    target_url: str
-    response: Raw
-    timestamp: str
-
-
 class SendErrorBody(ErrorBody, omit_defaults=True, kw_only=True):
     """The JSON body of every error of ``POST /send``: enough to send again safely, with the same ``message_id``.
 
-    ``origin`` says who found the fault; ``maybe_delivered`` whether the receiver may have the message.
+    ``origin`` says who found the fault; ``maybe_delivered`` whether the receiver may have the message, and
+    ``delivered`` that it has, where only the reply is missing.
     """
 
     message_id: str | None
     to_cell: str | None
     origin: Literal["self", "target"]
     maybe_delivered: bool
+    delivered: bool | None = None
     target_url: str | None = None
     available_cells: list[str] | None = None
     response: Any = None
@@ -98,6 +89,18 @@ class StoredMessage(msgspec.Struct, omit_defaults=True, kw_only=True):
     delivery_count: int = 0
     available_at: str | None = None
     leased_until: str | None = None
+
+
+class Delivered(msgspec.Struct, omit_defaults=True):
+    """The answer of ``POST /send`` once the receiver has acknowledged; with the reply, if one was awaited."""
+
+    status: str
+    message_id: str
+    to_cell: str
+    target_url: str
+    response: Raw
+    timestamp: str
+    reply: StoredMessage | None = None
 
 
 class Transition(msgspec.Struct, omit_defaults=True):

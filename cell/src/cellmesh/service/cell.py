@@ -17,7 +17,9 @@ from cellmesh.protocol.messages import Identity
 from cellmesh.protocol.peers import PeerRegistration
 from cellmesh.protocol.receipts import Durability
 from cellmesh.service.counters import Counters
+from cellmesh.service.delivering import Courier
 from cellmesh.service.receiving import Receiver
+from cellmesh.service.replies import Replies
 from cellmesh.service.sending import Sender
 from cellmesh.settings import Settings
 
@@ -63,20 +65,17 @@ class Cell:
         self.counters = Counters()
         self.started = time.monotonic()
         self.directory = Directory(settings.discovery_url)
+        self.replies = Replies(inbox, self.here)
         self.receiver = Receiver(
             inbox,
             self.here,
+            self.replies,
             cast("Durability", settings.durability),
             (settings.max_batch_messages, settings.max_batch_bytes),
             self.counters,
         )
-        self.sender = Sender(
-            self.here,
-            self.directory,
-            inbox.clock,
-            (settings.link_messages, settings.link_bytes),
-            self.counters,
-        )
+        self.courier = Courier(self.directory, (settings.link_messages, settings.link_bytes), self.counters)
+        self.sender = Sender(self.here, self.courier, self.replies, inbox.clock, self.counters)
         self.ready = False
         self.draining = False
         #: Requests with messages that are being answered now.
@@ -115,7 +114,7 @@ class Cell:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._sweeper
         await self.directory.close()
-        self.sender.close()
+        self.courier.close()
         self.inbox.close()
 
     async def health(self) -> dict[str, Any]:
@@ -172,7 +171,7 @@ class Cell:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_INTERVAL)
-            self.sender.sweep()
+            self.courier.sweep()
 
     def _peer(self, port: int) -> PeerRegistration:
         settings = self.settings

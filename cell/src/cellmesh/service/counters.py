@@ -13,6 +13,8 @@ class Counters:
         self.received: Counter[str] = Counter()
         #: Messages sent, by outcome: delivered, or the code of the error.
         self.sent: Counter[str] = Counter()
+        #: Messages sent whose reply was waited for, by outcome: reply, or reply_timeout.
+        self.asked: Counter[str] = Counter()
         #: Attempts beyond the first of a message.
         self.retries = 0
         self.batches_received = 0

@@ -23,6 +23,7 @@ class Letter:
     __slots__ = (
         "deadline",
         "full",
+        "home",
         "last",
         "lost",
         "message",
@@ -30,8 +31,11 @@ class Letter:
         "peer",
         "pinned",
         "placed",
+        "receipt",
         "request",
         "started",
+        "to_cell",
+        "to_instance",
         "url",
         "waited",
     )
@@ -39,6 +43,11 @@ class Letter:
     def __init__(self, request: SendRequest, message: CellMessage, now: float) -> None:
         self.request = request
         self.message = message
+        self.to_cell = message.to_cell or ""
+        #: The only instance it may go to.
+        self.to_instance = request.to_instance
+        #: The instance a reply is for: it goes to another only while that one is not expected.
+        self.home: str | None = None
         self.started = now
         self.deadline = now + (request.timeout or DEFAULT_TIMEOUT)
         #: Whether the instance is chosen by the message, so that a retry of the caller finds it again.
@@ -51,6 +60,8 @@ class Letter:
         #: Instances that had no room.
         self.full: set[str] = set()
         self.last: Receipt | None = None
+        #: The acknowledgement.
+        self.receipt: Receipt | None = None
         self.peer: Peer | None = None
         self.url: str | None = None
         self.pause = MIN_PAUSE
@@ -69,7 +80,7 @@ def out_of_time(letter: Letter, now: float) -> Problem:
     if letter.peer is None or letter.waited or last is not None:
         return Problem(
             "no_ready_instance",
-            f"to_cell: no instance of {letter.request.to_cell!r} is ready {waited}{answered}",
+            f"to_cell: no instance of {letter.to_cell!r} is ready {waited}{answered}",
             field="to_cell",
             retry_after=1,
         )
@@ -78,11 +89,23 @@ def out_of_time(letter: Letter, now: float) -> Problem:
 
 def stopping(letter: Letter) -> Problem:
     """Return the problem of a message that was on its way when this instance had to end."""
+    if letter.receipt is not None:
+        return no_reply(letter, "before this instance had to stop")
     if letter.pinned is not None:
         return Problem(
             "outcome_unknown", f"this instance stops and {letter.url} has not answered; it may have the message"
         )
     return Problem("draining", "this instance stops and the message has not left; ask another one", retry_after=1)
+
+
+def no_reply(letter: Letter, when: str) -> Problem:
+    """Return the problem of a message that was delivered and not replied to."""
+    return Problem(
+        "reply_timeout",
+        f"no reply from {letter.to_cell} {when}; the message is delivered, and a reply that still comes will be "
+        "among the messages of this cell",
+        extra={"delivered": True},
+    )
 
 
 def target_problem(letter: Letter, receipt: Receipt) -> Problem:
@@ -94,7 +117,7 @@ def target_problem(letter: Letter, receipt: Receipt) -> Problem:
 def failed(letter: Letter, problem: Problem) -> Reply:
     """Return the answer to a failed send: what happened, where, and whether it may have arrived."""
     status, headers = problem.http_status, tuple(problem.headers())
-    maybe, origin = letter.pinned is not None, "self"
+    maybe, origin = letter.pinned is not None or letter.receipt is not None, "self"
     body = problem.body()
     if isinstance(problem, TargetProblem):
         receipt, origin = problem.receipt, "target"
@@ -108,7 +131,7 @@ def failed(letter: Letter, problem: Problem) -> Reply:
                 headers = ((b"retry-after", b"1"),)
     body |= {
         "message_id": letter.message.message_id,
-        "to_cell": letter.request.to_cell,
+        "to_cell": letter.to_cell,
         "origin": origin,
         "maybe_delivered": maybe,
     }

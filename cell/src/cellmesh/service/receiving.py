@@ -16,6 +16,7 @@ from msgspec import Raw
 from cellmesh.inbox import Inbox, Outcome, Verdict
 from cellmesh.inbox.clock import iso
 from cellmesh.protocol.messages import (
+    CellMessage,
     Checked,
     Identity,
     accept,
@@ -27,6 +28,7 @@ from cellmesh.protocol.messages import (
 from cellmesh.protocol.problems import Problem, invalid
 from cellmesh.protocol.receipts import BatchItem, Durability, LegacyReceipt, Receipt
 from cellmesh.service.counters import Counters
+from cellmesh.service.replies import Claim, Replies
 from cellmesh.service.reply import Answer, Reply, failure, refuse
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class Receiver:
     Args:
         inbox: where they go.
         here: who this instance is.
+        replies: who waits for a reply.
         durability: what receipts say of the data directory.
         offer: messages and bytes of a batch, offered to senders and enforced.
         counters: where outcomes are counted.
@@ -58,10 +61,17 @@ class Receiver:
     """
 
     def __init__(
-        self, inbox: Inbox, here: Identity, durability: Durability, offer: tuple[int, int], counters: Counters
+        self,
+        inbox: Inbox,
+        here: Identity,
+        replies: Replies,
+        durability: Durability,
+        offer: tuple[int, int],
+        counters: Counters,
     ) -> None:
         self._inbox = inbox
         self._here = here
+        self._replies = replies
         self._durability = durability
         self._batch_messages = offer[0]
         self._headers = ((b"cellmesh-batch", b"%d,%d" % offer),)
@@ -72,7 +82,8 @@ class Receiver:
         """Answer ``POST /message``; the offer of batches goes with every answer."""
         try:
             self._check_open()
-            checked = accept(decode_message(body, new_id), self._here)
+            message = decode_message(body, new_id)
+            checked = self._accept(message)
         except Problem as problem:
             reply = self._refuse(problem)
             answer(Reply(reply.status, reply.body, self._headers + reply.headers))
@@ -82,13 +93,14 @@ class Receiver:
             reply = self._receipt(checked, outcomes[0])
             return Reply(reply.status, reply.body, self._headers + reply.headers)
 
-        self._store((checked,), say, answer)
+        self._store((checked,), say, answer, () if message.reply_to is None else self._claims((message,), (checked,)))
 
     def legacy(self, body: bytes, answer: Answer) -> None:
         """Answer ``POST /message/legacy``."""
         try:
             self._check_open()
-            checked = accept(decode_legacy(body, new_id), self._here)
+            message = decode_legacy(body, new_id)
+            checked = self._accept(message)
         except Problem as problem:
             answer(self._refuse(problem))
             return
@@ -100,7 +112,7 @@ class Receiver:
             received_at = iso(outcomes[0].received_at)
             return Reply(200, encode(LegacyReceipt("received", checked.message_id, received_at, self._here.cell_id)))
 
-        self._store((checked,), say, answer)
+        self._store((checked,), say, answer, self._claims((message,), (checked,)))
 
     def batch(self, body: bytes, answer: Answer) -> None:
         """Answer ``POST /message/batch``: one outcome per item, whatever the others are."""
@@ -120,12 +132,14 @@ class Receiver:
             return
         self._counters.batches_received += 1
         good: list[Checked] = []
+        messages: list[CellMessage] = []
         refused: list[BatchItem | None] = []
         for item in items:
             try:
                 if isinstance(item, Problem):
                     raise item
-                good.append(accept(item, self._here))
+                good.append(self._accept(item))
+                messages.append(item)
                 refused.append(None)
             except Problem as problem:
                 reply = self._refuse(problem)
@@ -136,31 +150,58 @@ class Receiver:
             return Reply(200, encode([item or next(receipts) for item in refused]))
 
         if good:
-            self._store(good, say, answer)
+            self._store(good, say, answer, self._claims(messages, good))
         else:
             answer(say([]))
 
-    def _store(self, items: Sequence[Checked], say: Callable[[Sequence[Outcome]], Reply], answer: Answer) -> None:
+    def _store(
+        self,
+        items: Sequence[Checked],
+        say: Callable[[Sequence[Outcome]], Reply],
+        answer: Answer,
+        claims: Sequence[tuple[int, Claim]],
+    ) -> None:
         """Store messages and answer with what ``say`` makes of the outcomes; whatever happens, answer."""
 
         def stored(outcomes: Sequence[Outcome]) -> None:
+            for position, claim in claims:
+                claim.settle(outcomes[position])
             try:
                 reply = say(outcomes)
             except Exception as error:
                 reply = failure("a receipt", error)
             answer(reply)
 
-        self._inbox.put(items, stored)
+        try:
+            self._inbox.put(items, stored)
+        except BaseException:
+            for _, claim in claims:
+                claim.settle(None)
+            raise
+
+    def _claims(self, messages: Sequence[CellMessage], checked: Sequence[Checked]) -> list[tuple[int, Claim]]:
+        """Return those of the messages that somebody waits for, by their position."""
+        if not self._replies:
+            return []
+        found = [
+            (position, self._replies.claim(message, one))
+            for position, (message, one) in enumerate(zip(messages, checked, strict=True))
+        ]
+        return [(position, claim) for position, claim in found if claim is not None]
+
+    def _accept(self, message: CellMessage) -> Checked:
+        if self.refusing and not self._replies.awaits(message):
+            raise _draining()
+        return accept(message, self._here)
 
     def _item(self, checked: Checked, outcome: Outcome) -> BatchItem:
         reply = self._receipt(checked, outcome)
         return BatchItem(reply.status, Raw(reply.body))
 
     def _check_open(self) -> None:
-        if self.refusing:
-            raise Problem(
-                "draining", "this instance is stopping; send to another one, or again in a moment", retry_after=1
-            )
+        # Replies that somebody waits for are part of what is under way, and still taken.
+        if self.refusing and not self._replies:
+            raise _draining()
 
     def _receipt(self, checked: Checked, outcome: Outcome) -> Reply:
         verdict = outcome.verdict
@@ -187,6 +228,10 @@ class Receiver:
     def _refuse(self, problem: Problem) -> Reply:
         self._counters.received[problem.code] += 1
         return refuse(problem)
+
+
+def _draining() -> Problem:
+    return Problem("draining", "this instance is stopping; send to another one, or again in a moment", retry_after=1)
 
 
 def _problem(verdict: Verdict, checked: Checked) -> Problem:

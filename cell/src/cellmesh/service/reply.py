@@ -30,6 +30,13 @@ Answer = Callable[[Reply], None]
 Handler = Callable[[bytes, Answer], None]
 
 
+def when_gone(answer: Answer, effect: Callable[[], None]) -> None:
+    """Have ``effect`` called if the client goes away before it is answered, where that can be seen."""
+    watch = getattr(answer, "when_gone", None)
+    if watch is not None:
+        watch(effect)
+
+
 class Endpoint(NamedTuple):
     """An endpoint that takes messages: what answers it, its longest body in bytes, and how it says a problem."""
 

@@ -1,9 +1,4 @@
-"""Messages out: find an instance, hand the message over, and know what became of it.
-
-A send ends in one of three ways: acknowledged; failed, and certainly not stored; or unknown, which is
-said (``maybe_delivered``). Once a byte may have reached an instance, the message goes to that instance
-only, because only that one recognises it when it comes again.
-"""
+"""``POST /send``: what a program asks its cell to send, and what it is answered."""
 
 from __future__ import annotations
 
@@ -11,31 +6,16 @@ import asyncio
 
 from msgspec import Raw
 
-from cellmesh.discovery.directory import Directory, Entry
 from cellmesh.inbox.clock import SteadyClock, iso
-from cellmesh.protocol.fields import DEFAULT_TTL
-from cellmesh.protocol.messages import (
-    CellMessage,
-    Identity,
-    SendRequest,
-    decode_send,
-    encode,
-)
-from cellmesh.protocol.peers import Peer
+from cellmesh.protocol.messages import CellMessage, Identity, SendRequest, decode_send, encode
 from cellmesh.protocol.problems import Problem
-from cellmesh.protocol.receipts import Delivered
+from cellmesh.protocol.receipts import Delivered, StoredMessage
 from cellmesh.service.counters import Counters
-from cellmesh.service.letters import Letter, failed, not_begun, out_of_time, stopping, target_problem
+from cellmesh.service.delivering import Courier
+from cellmesh.service.letters import Letter, failed, no_reply, not_begun, stopping
 from cellmesh.service.receiving import new_id
-from cellmesh.service.reply import Answer, Reply, failure
-from cellmesh.service.routing import Meaning, read_answer, rendezvous
-from cellmesh.transport.http1 import Lost, NotSent
-from cellmesh.transport.link import Link, Receipt
-
-#: How often a message is sent again after an answer was lost.
-RESENDS = 1
-MAX_PAUSE = 0.5
-LINK_IDLE_SECONDS = 60.0
+from cellmesh.service.replies import Replies, Waiter
+from cellmesh.service.reply import Answer, Reply, failure, when_gone
 
 
 class Sender:
@@ -43,35 +23,28 @@ class Sender:
 
     Args:
         here: who this instance is.
-        directory: who is where.
+        courier: what takes messages to others.
+        replies: who waits for replies, and where they go.
         clock: for timestamps.
-        link_limits: messages and bytes that may wait for one instance.
         counters: where outcomes are counted.
 
     """
 
     def __init__(
-        self,
-        here: Identity,
-        directory: Directory,
-        clock: SteadyClock,
-        link_limits: tuple[int, int],
-        counters: Counters,
+        self, here: Identity, courier: Courier, replies: Replies, clock: SteadyClock, counters: Counters
     ) -> None:
         self._here = here
-        self._directory = directory
+        self._courier = courier
+        self._replies = replies
         self._clock = clock
-        self._link_limits = link_limits
         self._counters = counters
-        self._links: dict[tuple[str, int], Link] = {}
-        self._turn = 0
         self._under_way: set[asyncio.Task[Reply]] = set()
         self._loop = asyncio.get_running_loop()
         self.refusing = False
 
     def send(self, body: bytes, answer: Answer) -> None:
         """Answer ``POST /send``."""
-        task = self._loop.create_task(self._send(body))
+        task = self._loop.create_task(self._send(body, answer))
         self._under_way.add(task)
 
         def ended(task: asyncio.Task[Reply]) -> None:
@@ -86,7 +59,7 @@ class Sender:
 
         task.add_done_callback(ended)
 
-    async def _send(self, body: bytes) -> Reply:
+    async def _send(self, body: bytes, answer: Answer) -> Reply:
         try:
             if self.refusing:
                 raise Problem("draining", "this instance is stopping; ask another one", retry_after=1)
@@ -95,14 +68,48 @@ class Sender:
             return self._failed(not_begun(problem, body), problem)
         letter = Letter(request, self._message(request), self._loop.time())
         try:
-            reply = await self._deliver(letter)
+            if request.reply_to is not None:
+                letter.home = await self._replies.home(request)
+            if request.await_reply is not None:
+                return await self._ask(letter, request.await_reply, answer)
+            await self._courier.deliver(letter)
         except Problem as problem:
             return self._failed(failed(letter, problem), problem)
         except asyncio.CancelledError:
             stopped = stopping(letter)
             return self._failed(failed(letter, stopped), stopped)
-        self._counters.sent["delivered"] += 1
-        return reply
+        return self._delivered(letter)
+
+    async def _ask(self, letter: Letter, seconds: float, answer: Answer) -> Reply:
+        """Deliver a message and wait for the reply to it.
+
+        Raises:
+            Problem: it was not delivered, or there was no reply.
+
+        """
+        key = letter.message.message_id, letter.to_cell
+        # From now on: a reply may overtake the acknowledgement.
+        waiter = self._replies.expect(*key)
+        when_gone(answer, waiter.end)
+        try:
+            reply = await self._answered(letter, waiter, seconds)
+        finally:
+            self._replies.forget(*key, waiter)
+        self._counters.asked["reply" if reply is not None else "reply_timeout"] += 1
+        if reply is None:
+            raise no_reply(letter, f"within {seconds:g} s")
+        return self._delivered(letter, reply)
+
+    async def _answered(self, letter: Letter, waiter: Waiter, seconds: float) -> StoredMessage | None:
+        try:
+            await self._courier.deliver(letter)
+            return await waiter.reply(seconds)
+        except (Problem, asyncio.CancelledError):
+            # A reply says more than an acknowledgement; one that has been taken must not be lost.
+            reply = await waiter.last()
+            if reply is None:
+                raise
+            return reply
 
     def refuse(self, problem: Problem) -> Reply:
         """Return the answer to a ``POST /send`` whose body is not even read."""
@@ -114,24 +121,6 @@ class Sender:
             task.cancel()
         if self._under_way:
             await asyncio.wait([*self._under_way], timeout=1.0)
-
-    def close(self) -> None:
-        """Close all links."""
-        for link in self._links.values():
-            link.close()
-
-    def sweep(self) -> None:
-        """Close the links that nobody uses any more."""
-        oldest = self._loop.time() - LINK_IDLE_SECONDS
-        for address, link in list(self._links.items()):
-            if link.idle and link.last_used < oldest:
-                link.close()
-                del self._links[address]
-
-    @property
-    def waiting(self) -> int:
-        """Messages that wait for a connection to their instance."""
-        return sum(link.waiting for link in self._links.values())
 
     def _message(self, request: SendRequest) -> CellMessage:
         return CellMessage(
@@ -152,167 +141,23 @@ class Sender:
             to_namespace=self._here.namespace,
         )
 
-    async def _deliver(self, letter: Letter) -> Reply:
-        while True:
-            entry = self._directory.entry(letter.request.to_cell)
-            peer = self._choose(letter, entry)
-            if peer is None:
-                await self._wait_for_peer(letter, entry)
-                continue
-            receipt = await self._attempt(letter, entry, peer)
-            if receipt is not None:
-                meaning = read_answer(receipt.status, receipt.body)[0]
-                if meaning is Meaning.ACKNOWLEDGED:
-                    return self._delivered(letter, receipt)
-                await self._refused(letter, entry, peer, receipt, meaning)
-            self._counters.retries += 1
-
-    def _choose(self, letter: Letter, entry: Entry) -> Peer | None:
-        """Return the instance to try next, or None if there is none now."""
-        peers = entry.peers
-        if letter.request.to_instance is not None:
-            peers = [peer for peer in peers if peer.key == letter.request.to_instance]
-        if letter.pinned is not None:
-            peers = [peer for peer in peers if peer.key == letter.pinned]
-        elif letter.full:
-            peers = [peer for peer in peers if peer.key not in letter.full]
-            if not peers and letter.last is not None:
-                raise target_problem(letter, letter.last)
-        if len(peers) > 1:
-            peers = entry.trusted(peers)
-        if not peers or (letter.peer is not None and entry.doubted(peers[0])):
-            # Where the first is doubted, all are: they are tried in rounds, with pauses.
-            return None
-        if len(peers) == 1:
-            return peers[0]
-        if letter.placed:
-            return rendezvous(letter.placed, peers)
-        self._turn += 1
-        return peers[self._turn % len(peers)]
-
-    async def _wait_for_peer(self, letter: Letter, entry: Entry) -> None:
-        """Wait until a suitable instance may be there; say why not when there can be none."""
-        if not entry.answered and entry.problem:
-            raise Problem(
-                "discovery_unavailable",
-                f"to_cell: {letter.request.to_cell!r} is not known here and discovery does not answer",
-                field="to_cell",
-                retry_after=1,
-            )
-        if entry.answered and entry.settled and not entry.expected and letter.pinned is None:
-            raise self._unknown(letter, entry)
-        letter.waited = letter.waited or entry.answered
-        left = letter.deadline - self._loop.time()
-        if left <= 0:
-            raise out_of_time(letter, self._loop.time())
-        if entry.peers and letter.peer is not None:
-            pause = letter.pause
-            await entry.changed(min(left, pause))
-            letter.pause = min(pause * 2, MAX_PAUSE)
-            if pause < left:
-                # Otherwise there is no time for an answer; the attempt would only leave the outcome unknown.
-                entry.clear_doubts()
-        else:
-            await entry.changed(min(left, 1.0))
-
-    async def _attempt(self, letter: Letter, entry: Entry, peer: Peer) -> Receipt | None:
-        """Send the message to an instance; None if no answer came and another attempt makes sense."""
+    def _delivered(self, letter: Letter, reply: StoredMessage | None = None) -> Reply:
+        self._counters.sent["delivered"] += 1
         message = letter.message
-        message.to_instance = peer.instance
-        message.to_uid = peer.uid
-        now = self._loop.time()
-        ttl = DEFAULT_TTL if message.ttl is None else message.ttl
-        if letter.peer is not None and ttl:
-            message.ttl_remaining = round(ttl - (now - letter.started), 3)
-            if message.ttl_remaining <= 0:
-                raise out_of_time(letter, self._loop.time())
-        letter.peer = peer
-        link = self._link(peer)
-        letter.url = link.url
-        ticket = link.submit(encode(message))
-        timer = self._loop.call_at(letter.deadline, _expire, ticket.future)
-        try:
-            receipt = await ticket.future
-        except TimeoutError:
-            if ticket.sent:
-                letter.pinned = peer.key
-            raise out_of_time(letter, self._loop.time()) from None
-        except NotSent as error:
-            await self._unreachable(letter, entry, peer, str(error))
-            return None
-        except Lost as error:
-            letter.pinned = peer.key
-            letter.lost += 1
-            if letter.lost > RESENDS:
-                raise Problem(
-                    "outcome_unknown", f"{letter.url}: {error}; send again with the same message_id to be sure"
-                ) from None
-            await self._unreachable(letter, entry, peer, str(error))
-            return None
-        except asyncio.CancelledError:
-            if ticket.sent:
-                letter.pinned = peer.key
-            ticket.future.cancel()
-            raise
-        finally:
-            timer.cancel()
-        return receipt
-
-    async def _unreachable(self, letter: Letter, entry: Entry, peer: Peer, why: str) -> None:
-        letter.last = Receipt(0, why.encode())
-        entry.doubt(peer)
-        await self._directory.refresh(entry)
-        if self._loop.time() >= letter.deadline:
-            raise out_of_time(letter, self._loop.time())
-
-    async def _refused(self, letter: Letter, entry: Entry, peer: Peer, receipt: Receipt, meaning: Meaning) -> None:
-        """Return if another attempt makes sense; otherwise raise the answer to the caller."""
-        letter.last = receipt
-        if meaning is Meaning.MISDIRECTED or meaning is Meaning.DRAINING:
-            entry.doubt(peer)
-            await self._directory.refresh(entry)
-            if self._loop.time() >= letter.deadline:
-                raise out_of_time(letter, self._loop.time())
-            return
-        if meaning is Meaning.FULL:
-            # A repeat would have been recognised even by a full inbox: it is certain that nothing is stored.
-            letter.pinned = None
-            letter.full.add(peer.key)
-            return
-        raise target_problem(letter, receipt)
-
-    def _link(self, peer: Peer) -> Link:
-        address = (peer.host, peer.port)
-        link = self._links.get(address)
-        if link is None:
-            link = self._links[address] = Link(peer, *self._link_limits)
-        return link
-
-    def _delivered(self, letter: Letter, receipt: Receipt) -> Reply:
-        message = letter.message
+        response = Raw(letter.receipt.body) if letter.receipt is not None else _said_by(reply)
         return Reply(
             200,
             encode(
                 Delivered(
                     "delivered",
                     message.message_id,
-                    letter.request.to_cell,
+                    letter.to_cell,
                     letter.url or "",
-                    Raw(receipt.body),
+                    response,
                     iso(self._clock.now_ms()),
+                    reply,
                 )
             ),
-        )
-
-    def _unknown(self, letter: Letter, entry: Entry) -> Problem:
-        if not self._directory.url:
-            return Problem("discovery_unavailable", "this cell has no discovery; set CELLMESH_DISCOVERY_URL")
-        return Problem(
-            "unknown_cell",
-            f"to_cell: no cell and no registration is named {letter.request.to_cell[:80]!r}; "
-            "see available_cells for those there are",
-            field="to_cell",
-            extra={"available_cells": entry.available},
         )
 
     def _failed(self, reply: Reply, problem: Problem) -> Reply:
@@ -320,6 +165,7 @@ class Sender:
         return reply
 
 
-def _expire(future: asyncio.Future[Receipt]) -> None:
-    if not future.done():
-        future.set_exception(TimeoutError())
+def _said_by(reply: StoredMessage | None) -> Raw:
+    """Return what stands for an acknowledgement that never came, though the reply has."""
+    said = {} if reply is None else {"cell_id": reply.from_cell, "instance": reply.from_instance}
+    return Raw(encode({"acknowledged": True} | said))

@@ -1,0 +1,174 @@
+"""Request and reply between real cells: ``await_reply``, and where a reply goes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from processes import Answer, Cell, Mesh, mesh, request
+from scripted import answer, peer
+from support import eventually
+
+pytestmark = pytest.mark.mesh
+
+RECEIVED = answer(200, {"status": "received", "acknowledged": True})
+names = (f"oracle-{number}" for number in itertools.count())
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """Run alpha and pure with discovery."""
+    with mesh(tmp_path_factory.mktemp("mesh"), "alpha", "pure") as cells:
+        yield cells
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    """Return threads for requests that wait."""
+    with ThreadPoolExecutor(8) as threads:
+        yield threads
+
+
+def ask(pool: ThreadPoolExecutor, sender: Cell, to_cell: str, message_id: str, **fields: Any) -> Future[Answer]:
+    """Send a message and wait for its reply, in a thread."""
+    return pool.submit(sender.send, to_cell, **({"message_id": message_id, "await_reply": 20} | fields))
+
+
+def arrived(cell: Cell, message_id: str) -> dict[str, Any]:
+    """Wait until a cell has a message, and return it."""
+
+    def there() -> Any:
+        found = cell.get(f"/messages/{message_id}")
+        return found.status == 200 and found.json
+
+    return dict(eventually(there, within=20, message=f"{message_id} at {cell.instance}"))
+
+
+def state(cell: Cell, message_id: str) -> str:
+    """Return the state of a message."""
+    return str(arrived(cell, message_id)["state"])
+
+
+def test_a_question_is_answered_with_the_reply(running: Mesh, pool: ThreadPoolExecutor) -> None:
+    """Expect 200 with the receiver's acknowledgement and the reply, which is consumed at the asker."""
+    alpha, pure = running["alpha"], running["pure"]
+    asked = ask(pool, alpha, "pure", "q1", message_type="query", payload={"q": 6})
+    question = arrived(pure, "q1")
+    said = pure.send("alpha", message_id="r1", reply_to=question["message_id"], payload={"a": 42})
+    assert said.status == 200
+    got = asked.result()
+    assert (got.status, got.json["status"], got.json["response"]["cell_id"]) == (200, "delivered", "pure")
+    reply = got.json["reply"]
+    assert (reply["message_id"], reply["payload"], reply["reply_to"]) == ("r1", {"a": 42}, "q1")
+    assert (reply["from_cell"], reply["from_instance"], reply["state"]) == ("pure", "pure-0", "consumed")
+    assert state(alpha, "r1") == "consumed"
+    assert "reply" not in alpha.send("pure").json
+
+
+def test_a_question_without_a_reply_times_out_as_delivered(running: Mesh, pool: ThreadPoolExecutor) -> None:
+    """Expect 504 ``reply_timeout`` after the seconds given, ``delivered``; the late reply is pending."""
+    alpha, pure = running["alpha"], running["pure"]
+    begun = time.monotonic()
+    got = alpha.send("pure", message_id="q2", await_reply=0.5)
+    assert 0.5 <= time.monotonic() - begun < 10
+    assert (got.status, got.json["code"]) == (504, "reply_timeout")
+    assert (got.json["delivered"], got.json["maybe_delivered"], got.json["message_id"]) == (True, True, "q2")
+    assert pure.send("alpha", message_id="r2", reply_to="q2").status == 200
+    assert state(alpha, "r2") == "pending"
+
+
+def test_a_question_that_is_not_delivered_says_so(running: Mesh) -> None:
+    """Expect the error of any send, at once."""
+    got = running["alpha"].send("nobody", await_reply=20)
+    assert (got.status, got.json["code"], got.json["maybe_delivered"]) == (404, "unknown_cell", False)
+    assert "delivered" not in got.json
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 301, "5", True])
+def test_a_wait_that_cannot_be_is_refused(running: Mesh, seconds: Any) -> None:
+    """Expect 422 naming the field."""
+    got = running["alpha"].send("pure", await_reply=seconds)
+    assert (got.status, got.json["field"]) == (422, "await_reply")
+
+
+@pytest.mark.parametrize("acknowledged", [True, False], ids=["then acknowledged", "never acknowledged"])
+@pytest.mark.parametrize("form", ["/message", "/message/batch", "/message/legacy"])
+def test_a_reply_that_overtakes_the_acknowledgement_is_given(running: Mesh, form: str, acknowledged: bool) -> None:
+    """Expect 200 with the reply, though it came before the receiver's answer, or in its place."""
+    alpha, name = running["alpha"], next(names)
+    replies = []
+
+    def script(question: dict[str, Any]) -> bytes | None:
+        body: Any = {"message_id": f"re-{name}", "from_cell": name, "reply_to": question["message_id"]}
+        body |= {"content": "42"} if form == "/message/legacy" else {"payload": {"content": "42"}}
+        replies.append(request(alpha.port, "POST", form, [body] if form == "/message/batch" else body))
+        return RECEIVED if acknowledged else None
+
+    with peer(script) as oracle:
+        running.discovery.register(name, oracle.port)
+        got = alpha.send(name, await_reply=20)
+    assert [one.status for one in replies] == [200] * len(replies)
+    assert (got.status, got.json["reply"]["payload"]) == (200, {"content": "42"})
+    assert got.json["response"]["acknowledged"] is True
+    assert state(alpha, f"re-{name}") == "consumed"
+
+
+def test_only_the_cell_asked_answers(running: Mesh, pool: ThreadPoolExecutor) -> None:
+    """Expect a reply of somebody else to be an ordinary message."""
+    alpha, pure = running["alpha"], running["pure"]
+    asked = ask(pool, alpha, "pure", "q3")
+    arrived(pure, "q3")
+    forged = {"message_id": "forged", "from_cell": "gamma", "reply_to": "q3", "payload": {}}
+    assert alpha.post("/message", forged).status == 200
+    assert pure.send("alpha", message_id="r3", reply_to="q3").status == 200
+    assert asked.result().json["reply"]["message_id"] == "r3"
+    assert state(alpha, "forged") == "pending"
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["hot path", "FastAPI"])
+def test_a_reply_for_a_client_that_is_gone_is_pending(running: Mesh, chunked: bool) -> None:
+    """Expect it kept for consumers: nobody was there to take it."""
+    alpha, pure = running["alpha"], running["pure"]
+    identity = f"gone-{chunked}"
+    over = asked(alpha, "reply_timeout")
+    body = json.dumps({"to_cell": "pure", "message_id": identity, "await_reply": 60}).encode()
+    length = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % len(body)
+    sent = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if chunked else body
+    with socket.create_connection(("127.0.0.1", alpha.port)) as client:
+        client.sendall(b"POST /send HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n")
+        client.sendall(length + b"\r\n\r\n" + sent)
+        arrived(pure, identity)
+    eventually(lambda: asked(alpha, "reply_timeout") > over, within=10, message="alpha to see that the client is gone")
+    before = asked(alpha, "reply")
+    assert pure.send("alpha", message_id=f"re-{identity}", reply_to=identity).status == 200
+    assert state(alpha, f"re-{identity}") == "pending"
+    assert asked(alpha, "reply") == before
+
+
+def asked(cell: Cell, outcome: str) -> float:
+    """Return how many questions had this outcome."""
+    for line in cell.get("/metrics").body.decode().splitlines():
+        if line.startswith(f'cellmesh_asked_messages_total{{outcome="{outcome}"}}'):
+            return float(line.rpartition(" ")[2])
+    return 0.0
+
+
+def test_many_questions_get_each_its_own_reply(running: Mesh, pool: ThreadPoolExecutor) -> None:
+    """Expect every asker to get the reply to its question, whatever goes out together."""
+    alpha, pure = running["alpha"], running["pure"]
+    waiting = [ask(pool, alpha, "pure", f"many-{number}", payload={"n": number}) for number in range(8)]
+    for number in range(8):
+        arrived(pure, f"many-{number}")
+    with ThreadPoolExecutor(8) as repliers:
+        said = repliers.map(
+            lambda number: pure.send("alpha", reply_to=f"many-{number}", payload={"n": number}), range(8)
+        )
+        assert {one.status for one in said} == {200}
+    assert [one.result().json["reply"]["payload"]["n"] for one in waiting] == list(range(8))
