@@ -36,7 +36,7 @@ class FakeServer:
                 self.end_headers()
                 self.wfile.write(text)
 
-            do_GET = do_POST = answer  # noqa: N815 - the base class's names
+            do_GET = do_POST = do_DELETE = answer  # noqa: N815 - the base class's names
 
             def log_message(self, *_: object) -> None:
                 """Keep quiet."""

@@ -14,7 +14,8 @@ from cellmesh import __version__
 from cellmesh.settings import Settings
 from fake_mesh import Run
 
-COMMANDS = ["up", "demo", "cell", "send", "messages", "peers", "top", "backup"]
+COMMANDS = ["up", "demo", "cell", "send", "ask", "sent", "messages", "dead", "peers", "top", "backup"]
+SUBCOMMANDS = ["sent list", "sent show", "sent retry", "sent cancel", "dead list", "dead retry", "dead purge"]
 
 
 def cellmesh(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -38,11 +39,11 @@ def test_help_lists_every_command(run: Run) -> None:
     assert [line.split()[0] for line in result.out.split("Commands:")[1].splitlines() if line.strip()] == COMMANDS
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *SUBCOMMANDS])
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_every_command_has_help(run: Run, command: str, option: str) -> None:
     """Each command explains itself."""
-    result = run(command, option)
+    result = run(*command.split(), option)
 
     assert (result.code, result.err) == (0, "")
     assert result.out.startswith(f"Usage: cellmesh {command}")
@@ -67,6 +68,23 @@ def test_the_version_is_the_packages(run: Run) -> None:
         ("send", "alpha", "pure", "--payload", '{"x": NaN}'),
         ("send", "alpha", "pure", "--payload", "[" * 100_000),
         ("send", "alpha", "pure", "--id", ""),
+        ("send", "alpha", "pure", "*"),
+        ("send", "alpha", "pure", "--queued", "--timeout", "5"),
+        ("send", "alpha", "pure", "--not-before", "-1"),
+        ("ask", "alpha"),
+        ("ask", "alpha", "pure", "other"),
+        ("ask", "alpha", "pure", "--payload", "[1]"),
+        ("ask", "alpha", "pure", "--timeout", "301"),
+        ("sent", "list", "alpha", "--state", "gone"),
+        ("sent", "show", "alpha"),
+        ("sent", "retry", "alpha"),
+        ("sent", "cancel", "alpha"),
+        ("dead", "pure", "list"),
+        ("dead", "list", "pure", "--limit", "0"),
+        ("dead", "retry", "pure"),
+        ("dead", "retry", "pure", "m-1", "--all"),
+        ("dead", "retry", "pure", "m-1", "--reason", "expired"),
+        ("dead", "purge", "pure"),
         ("send", "alpha", "pure", "--discovery", "https://127.0.0.1"),
         ("messages", "alpha", "--limit", "0"),
         ("messages", "alpha", "--state", "gone"),

@@ -4,7 +4,9 @@
 ``mesh``        what runs where: processes, ports, addresses    ``supervisor``  starts, watches and ends processes
 ``restarting``  whether and when a dead process comes back      ``reporting``   what the user sees of a mesh
 ``lookup``      cells found through discovery                   ``output``      tables and safe text
-``up``, ``demo``, ``cell``, ``send``, ``messages``, ``peers``, ``top``, ``backup``: the commands.
+``composing``   a message from its options                      ``pages``       lists that an instance keeps
+``up``, ``demo``, ``cell``, ``send``, ``ask``, ``sent``, ``messages``, ``dead``, ``peers``, ``top``, ``backup``: the
+commands.
 
 Nothing here may load more than click: ``cellmesh cell`` runs once for each instance of each cell.
 """
@@ -26,8 +28,11 @@ from cellmesh.cli.group import INTERRUPTED, CommandGroup
         "up": "Run the cells of manifests on this machine.",
         "demo": "Run two cells and show a message going both ways.",
         "cell": "Run one instance of a cell, with settings from the environment.",
-        "send": "Send a message from one cell to another.",
+        "send": "Send a message from one cell to another, to several, or to all.",
+        "ask": "Send a message and wait for the reply.",
+        "sent": "Show what became of queued messages; retry or cancel them.",
         "messages": "Show the messages in a cell's inbox.",
+        "dead": "Show, put back or delete a cell's dead letters.",
         "peers": "Show who is in the mesh, as discovery tells it.",
         "top": "Show how busy each instance is.",
         "backup": "Copy an inbox into a file, while its cell runs or not.",

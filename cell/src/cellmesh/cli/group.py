@@ -29,6 +29,25 @@ class Misconfigured(Failure):
     exit_code = 2
 
 
+class DefaultGroup(click.Group):
+    """Commands of one subject, of which one is meant where none is named: ``cellmesh dead pure``.
+
+    Args:
+        default: the name of that command.
+
+    """
+
+    def __init__(self, *args: Any, default: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._default = default
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the name of the default command before arguments that name none."""
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = [self._default, *args]
+        return super().parse_args(ctx, args)
+
+
 class CommandGroup(click.Group):
     """Commands by name, each in the module of its name; only the one called is imported.
 

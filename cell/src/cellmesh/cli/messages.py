@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import time
 from typing import Any
-from urllib.parse import urlencode
 
 import click
 
-from cellmesh.cli import http
 from cellmesh.cli.lookup import discovery_options, instances
 from cellmesh.cli.output import cut, print_json, table
+from cellmesh.cli.pages import page
 from cellmesh.errors import CellMeshError
 from cellmesh.protocol.peers import Peer
 from cellmesh.protocol.receipts import STATES
@@ -52,26 +51,18 @@ def messages(
     positions: dict[str, int] = {}
     rows: list[tuple[str, dict[str, Any]]] = []
     for peer in found:
-        page = _page(peer, query)
-        positions[peer.key] = _position(page, after or 0)
-        rows += [(peer.key, message) for message in page["messages"]]
+        newest = page(peer, "/messages", query)
+        positions[peer.key] = _position(newest, after or 0)
+        rows += [(peer.key, message) for message in newest["messages"]]
     _show(rows, as_json=as_json, header=True)
     if follow:
         # Behind the page just shown there may be more; it is asked for at once, then every INTERVAL.
         _follow(mesh, cell, instance, {**query, "limit": 1000}, positions, as_json=as_json)
 
 
-def _page(peer: Peer, query: dict[str, Any]) -> dict[str, Any]:
-    text = urlencode({name: value for name, value in query.items() if value is not None})
-    page: dict[str, Any] = http.get(f"{peer.url}/messages?{text}", who=peer.key)
-    if not isinstance(page.get("messages"), list):
-        raise http.Unreachable(f"{peer.key} at {peer.url} answered without messages", sent=True)
-    return page
-
-
-def _position(page: dict[str, Any], before: int) -> int:
+def _position(found: dict[str, Any], before: int) -> int:
     """Return the position behind a page; an empty inbox has none yet."""
-    position = page.get("next")
+    position = found.get("next")
     return position if isinstance(position, int) else before
 
 
@@ -90,10 +81,10 @@ def _follow(
                 found = instances(mesh, cell, instance)
             for peer in found:
                 before = positions.get(peer.key, 0)
-                page = _page(peer, {**query, "after": before})
-                positions[peer.key] = _position(page, before)
+                newer = page(peer, "/messages", {**query, "after": before})
+                positions[peer.key] = _position(newer, before)
                 more = more or positions[peer.key] > before
-                _show([(peer.key, message) for message in page["messages"]], as_json=as_json, header=False)
+                _show([(peer.key, message) for message in newer["messages"]], as_json=as_json, header=False)
         except CellMeshError as error:
             # It may be restarting; what it stores meanwhile is behind the position and not missed.
             problem = str(error)

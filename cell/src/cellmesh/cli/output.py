@@ -26,8 +26,12 @@ def cut(text: object, width: int) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON value in one line, at once: the reader may be waiting for it."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+    """Print one JSON value in one line, at once: the reader may be waiting for it.
+
+    Text in it that a terminal would obey is escaped, in JSON's own way.
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    click.echo(text if text.isprintable() else json.dumps(value))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[int] = ()) -> list[str]:
