@@ -43,11 +43,7 @@ def ask(
         print_json(answer.body)
     said = answer.body if isinstance(answer.body, dict) else {}
     if said.get("code") == "reply_timeout":
-        raise Failure(
-            f"{receiver} has the message {safe(body['message_id'])}, but sent no reply within {timeout:g} s "
-            f"(reply_timeout); a later one arrives in the inbox of {peer.key}: "
-            f"cellmesh messages {sender} --from {receiver}"
-        )
+        raise Failure(f"{safe(answer.error)} (reply_timeout); look with: cellmesh messages {sender} --from {receiver}")
     if answer.status != 200:
         raise refused(answer, body["message_id"])
     reply = said.get("reply")
