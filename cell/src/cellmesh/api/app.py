@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from cellmesh import __version__
 from cellmesh.api import openapi
+from cellmesh.api.consumers import Route, add_consumers
 from cellmesh.api.exchange import Disconnected, Guard, Receive, Scope, Send, answer, write
 from cellmesh.api.hot_path import endpoints
 from cellmesh.api.metrics import Metrics
@@ -71,7 +72,9 @@ def build(cell: Cell, guard: Guard) -> FastAPI:
         separate_input_output_schemas=False,
     )
     _add_errors(app)
-    _add_messages(app, cell, guard)
+    route = _routes(cell, guard)
+    _add_messages(app, cell, route)
+    add_consumers(app, cell, route)
     _add_reading(app, cell)
     _add_operations(app, cell)
     openapi.describe(app)
@@ -116,8 +119,8 @@ def _add_errors(app: FastAPI) -> None:
         return _response(refuse(Problem("internal", "the request failed; see the log of the cell")))
 
 
-def _add_messages(app: FastAPI, cell: Cell, guard: Guard) -> None:
-    hot = endpoints(cell)
+def _routes(cell: Cell, guard: Guard) -> Route:
+    """Return what makes a route of an endpoint that takes a JSON body."""
 
     def route(asked: Endpoint) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
@@ -130,6 +133,12 @@ def _add_messages(app: FastAPI, cell: Cell, guard: Guard) -> None:
                 cell.in_flight -= 1
 
         return endpoint
+
+    return route
+
+
+def _add_messages(app: FastAPI, cell: Cell, route: Route) -> None:
+    hot = endpoints(cell)
 
     def add(path: str, asked: Endpoint, **documentation: Any) -> None:
         app.add_api_route(path, route(asked), methods=["POST"], tags=["messages"], **documentation)

@@ -113,12 +113,15 @@ class _Client:
         self._receive = receive
         self._loop = asyncio.get_running_loop()
         self._watch: asyncio.Task[None] | None = None
+        self._gone = False
         self.replied: asyncio.Future[Reply] = self._loop.create_future()
 
-    def __call__(self, reply: Reply) -> None:
-        """Take the reply."""
-        if not self.replied.done():
-            self.replied.set_result(reply)
+    def __call__(self, reply: Reply) -> bool:
+        """Take the reply; return whether the client is still there."""
+        if self.replied.done():
+            return False
+        self.replied.set_result(reply)
+        return not self._gone
 
     def when_gone(self, effect: Callable[[], None]) -> None:
         """Have ``effect`` called if the client goes away before."""
@@ -127,6 +130,7 @@ class _Client:
     async def _watching(self, effect: Callable[[], None]) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._gone = True
         effect()
 
     def answered(self) -> None:

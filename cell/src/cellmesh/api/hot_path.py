@@ -1,8 +1,8 @@
-"""The hot path: POST /message, /message/batch and /send, answered where their bytes come in.
+"""The hot path: messages in, out and to consumers, answered where their bytes come in.
 
 An ASGI application costs more than storing a message does: a scope, a task, an event and two coroutines
-for every request. So the connection itself looks whether a request is one of the three, and answers it;
-every other request, and of these three any that comes in an unusual form (chunked, too long, behind
+for every request. So the connection itself looks whether a request is one of these, and answers it;
+every other request, and of these any that comes in an unusual form (chunked, too long, behind
 another one that is not answered yet), goes to FastAPI's routes. Those answer the same endpoints through
 the same handlers; they document them, and tests compare both.
 """
@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from cellmesh.api import exchange as exchanges
+from cellmesh.api.consumers import consumer_endpoints
 from cellmesh.api.exchange import Guard, headers_problem, late_body
 from cellmesh.service.cell import Cell
 from cellmesh.service.reply import Endpoint, Reply, failure, refuse
@@ -36,6 +37,7 @@ def endpoints(cell: Cell) -> dict[str, Endpoint]:
         "/message": Endpoint(cell.receiver.message, settings.max_body, refuse),
         "/message/batch": Endpoint(cell.receiver.batch, max(settings.max_batch_bytes, settings.max_body + 2), refuse),
         "/send": Endpoint(cell.sender.send, settings.max_body, cell.sender.refuse),
+        **consumer_endpoints(cell),
     }
 
 
@@ -67,7 +69,7 @@ class _Exchange:
         self.gone: Callable[[], None] | None = None
 
 
-class _Answer(functools.partial[None]):
+class _Answer(functools.partial[bool]):
     """Gives the answer of an exchange, its first argument."""
 
     def when_gone(self, effect: Callable[[], None]) -> None:
@@ -208,15 +210,15 @@ class HotProtocol(HttpToolsProtocol):
         exchange.keep_alive = False
         self._answer(exchange, exchange.endpoint.refuse(late_body()))
 
-    def _answer(self, exchange: _Exchange, reply: Reply) -> None:
-        """Write the answer of a hot request, once."""
+    def _answer(self, exchange: _Exchange, reply: Reply) -> bool:
+        """Write the answer of a hot request, once; return whether the client is still there."""
         if exchange.response_complete:
-            return
+            return False
         exchange.response_complete = True
         self._cell.in_flight -= 1
         transport = self.transport
         if transport.is_closing():
-            return
+            return False
         lines = [_HEADS[reply.status]]
         for name, value in self.server_state.default_headers:
             lines += (name, b": ", value, b"\r\n")
@@ -229,6 +231,7 @@ class HotProtocol(HttpToolsProtocol):
         if not exchange.keep_alive:
             transport.close()
         self.on_response_complete()
+        return True
 
 
 def protocol(cell: Cell, guard: Guard) -> Callable[..., HotProtocol]:

@@ -41,11 +41,15 @@ class CellCollector(Collector):
             ("cellmesh_received_messages", "Messages received, by outcome.", cell.counters.received),
             ("cellmesh_sent_messages", "Messages sent, by outcome.", cell.counters.sent),
             ("cellmesh_asked_messages", "Messages sent whose reply was awaited, by outcome.", cell.counters.asked),
+            ("cellmesh_settled_messages", "Messages settled by consumers, by outcome.", cell.counters.settled),
         ):
             family = CounterMetricFamily(name, text, labels=["outcome"])
             for outcome, count in counter.items():
                 family.add_metric([outcome], count)
             yield family
+        yield CounterMetricFamily(
+            "cellmesh_leased_messages", "Messages handed out to consumers.", value=cell.counters.leased
+        )
         yield CounterMetricFamily(
             "cellmesh_send_retries", "Attempts beyond the first of a message.", value=cell.counters.retries
         )

@@ -8,6 +8,16 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from cellmesh.protocol.consuming import (
+    AckBody,
+    DeadAnswer,
+    DeadBody,
+    ExtendBody,
+    LeaseAnswer,
+    LeaseBody,
+    NackBody,
+    SettledAnswer,
+)
 from cellmesh.protocol.messages import CellMessage, LegacyMessage, SendRequest
 from cellmesh.protocol.problems import CODES, ErrorBody
 from cellmesh.protocol.receipts import (
@@ -23,7 +33,8 @@ from cellmesh.protocol.receipts import (
 
 _TYPES: list[Any] = [
     CellMessage, LegacyMessage, SendRequest, Receipt, LegacyReceipt, BatchItem, Delivered, MessagePage,
-    MessageWithHistory, ErrorBody, SendErrorBody,
+    MessageWithHistory, ErrorBody, SendErrorBody, LeaseBody, LeaseAnswer, AckBody, NackBody, ExtendBody,
+    SettledAnswer, DeadBody, DeadAnswer,
 ]  # fmt: skip
 
 
@@ -77,7 +88,13 @@ def describe(app: FastAPI) -> None:
             for name in ("CellMessage", "LegacyMessage", "SendRequest"):
                 for field in ("payload", "content", "metadata"):
                     _object(named[name]["properties"].get(field), anything=field != "payload")
-            for name in ("StoredMessage", "MessageWithHistory"):
+            for name in ("AckItem", "NackItem", "ExtendItem", "NamedItem"):
+                named[name]["anyOf"] = [{"required": ["seq"]}, {"required": ["message_id"]}]
+            named["DeadBody"]["oneOf"] = [
+                {"required": ["items"], "not": {"anyOf": [{"required": ["all"]}, {"required": ["reason"]}]}},
+                {"required": ["all"], "not": {"required": ["items"]}},
+            ]
+            for name in ("StoredMessage", "MessageWithHistory", "LeasedMessage"):
                 _object(named[name]["properties"]["payload"], anything=False)
             for name in ("Delivered", "BatchItem"):
                 for field in ("response", "body"):

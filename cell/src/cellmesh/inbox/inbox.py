@@ -120,6 +120,10 @@ class Inbox:
         """Hand messages out; ``done`` is called on the event loop once the leases are on disk."""
         self.writer.lease(request, done)
 
+    def poke(self) -> None:
+        """Have the writer look at the consumers that wait: one of them may have been cancelled."""
+        self.writer.submit(lambda _: None, lambda _: None)
+
     def settle(self, items: Sequence[Settlement], done: Callable[[list[Settled] | WorkFailed], None]) -> None:
         """Ack, nack or extend messages; ``done`` is called on the event loop once that is on disk."""
         self.writer.submit(lambda tx: self.writer.leasing.settle(tx, items), done)

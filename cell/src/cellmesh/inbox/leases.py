@@ -9,7 +9,7 @@ from enum import Enum
 import msgspec
 
 from cellmesh.inbox.store import PENDING
-from cellmesh.protocol.receipts import StoredMessage
+from cellmesh.protocol.consuming import LeasedMessage
 
 
 class Holder(Enum):
@@ -21,7 +21,7 @@ class Holder(Enum):
     HANDLER = 1
 
 
-@dataclass
+@dataclass(eq=False)
 class LeaseRequest:
     """What a consumer asks for: how many at most, for how long (ms), of which types, as whom.
 
@@ -40,7 +40,7 @@ class LeaseRequest:
 class Leased(msgspec.Struct, frozen=True):
     """A message that was handed out, and the token that settles it."""
 
-    message: StoredMessage
+    message: LeasedMessage
     lease_token: str
 
 

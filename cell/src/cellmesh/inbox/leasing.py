@@ -20,6 +20,7 @@ from cellmesh.inbox.settling import Changes, Row, judge, put_back
 from cellmesh.inbox.statements import LOG, entry, filled, marks
 from cellmesh.inbox.store import CONSUMED, DEAD, LEASED, PENDING, PRIORITIES, Outcome, Store, Verdict
 from cellmesh.inbox.transaction import Transaction
+from cellmesh.protocol.consuming import LeasedMessage
 from cellmesh.protocol.messages import Checked, id_range
 from cellmesh.protocol.receipts import STATES
 
@@ -210,6 +211,7 @@ class Leasing:
         until = now + request.lease_ms
         token = secrets.token_urlsafe(12)
         seqs = [row[rows.SEQ] for row in chosen]
+        seconds = request.lease_ms / 1000
         tx.execute(
             f"UPDATE messages SET state = {LEASED}, deliveries = deliveries + 1, lease = ?, leased_at = ?,"
             f" lease_until = ?, holder = ? WHERE seq IN ({marks(seqs)})",
@@ -220,12 +222,13 @@ class Leasing:
         tx.on_commit(partial(self._run, [(until, seq, token) for seq in seqs]))
         leased = []
         for row in chosen:
-            message = rows.stored_message(row)
-            message.state = "leased"
-            message.available_at = None
-            message.delivery_count += 1
-            message.leased_until = iso(until)
-            leased.append(Leased(message, token))
+            fields = rows.fields(row) | {
+                "state": "leased",
+                "available_at": None,
+                "delivery_count": row[rows.DELIVERIES] + 1,
+                "leased_until": iso(until),
+            }
+            leased.append(Leased(LeasedMessage(**fields, lease_token=token, lease_seconds=seconds), token))
         return leased
 
     def _seq_of(self, tx: Transaction, item: Settlement) -> int | None:

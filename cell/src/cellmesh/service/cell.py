@@ -16,6 +16,7 @@ from cellmesh.inbox import Inbox, InboxLimits
 from cellmesh.protocol.messages import Identity
 from cellmesh.protocol.peers import PeerRegistration
 from cellmesh.protocol.receipts import Durability
+from cellmesh.service.consuming import Consumers
 from cellmesh.service.counters import Counters
 from cellmesh.service.delivering import Courier
 from cellmesh.service.receiving import Receiver
@@ -76,6 +77,7 @@ class Cell:
         )
         self.courier = Courier(self.directory, (settings.link_messages, settings.link_bytes), self.counters)
         self.sender = Sender(self.here, self.courier, self.replies, inbox.clock, self.counters)
+        self.consumers = Consumers(inbox, self.here, self.counters)
         self.ready = False
         self.draining = False
         #: Requests with messages that are being answered now.
@@ -101,6 +103,7 @@ class Cell:
     def refuse(self) -> None:
         """Take no more messages; those that are being answered are finished."""
         self.receiver.refusing = True
+        self.consumers.refuse()
         self.sender.refusing = True
 
     async def give_up(self) -> None:

@@ -17,6 +17,10 @@ class Counters:
         self.asked: Counter[str] = Counter()
         #: Attempts beyond the first of a message.
         self.retries = 0
+        #: Messages handed out to clients.
+        self.leased = 0
+        #: Messages settled by clients, by verb, or the code of the refusal.
+        self.settled: Counter[str] = Counter()
         self.batches_received = 0
         self.requests: Counter[tuple[str, int]] = Counter()
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import traceback
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple
 
 from cellmesh.protocol.messages import encode
 from cellmesh.protocol.problems import Problem
@@ -23,8 +24,8 @@ class Reply(NamedTuple):
     headers: Headers = ()
 
 
-#: Where a reply goes; called once, on the event loop, when there is one.
-Answer = Callable[[Reply], None]
+#: Where a reply goes; called once, on the event loop, when there is one. Returns whether the client was still there.
+Answer = Callable[[Reply], bool]
 #: What answers an endpoint: takes the body of a request and gives the reply to the second argument. No
 #: coroutine: on the message path a task for each request would cost as much as storing its message.
 Handler = Callable[[bytes, Answer], None]
@@ -48,6 +49,25 @@ class Endpoint(NamedTuple):
 def refuse(problem: Problem) -> Reply:
     """Return the reply that says a problem."""
     return Reply(problem.http_status, encode(problem.body()), tuple(problem.headers()))
+
+
+def later(work: Coroutine[Any, Any, Reply], answer: Answer, what: str) -> asyncio.Task[Reply]:
+    """Run what makes a reply in a task of its own; whatever happens, answer. ``what`` is for the log."""
+    task = asyncio.get_running_loop().create_task(work)
+
+    def ended(task: asyncio.Task[Reply]) -> None:
+        if task.cancelled():
+            return
+        error = task.exception()
+        if isinstance(error, Problem):
+            answer(refuse(error))
+        elif error is not None:
+            answer(failure(what, error))
+        else:
+            answer(task.result())
+
+    task.add_done_callback(ended)
+    return task
 
 
 def failure(what: str, error: BaseException) -> Reply:
