@@ -36,6 +36,7 @@ _SECTIONS = {
     "spec.template": "spec.template",
     "spec.template.metadata": "spec.template.metadata",
     "status": "status",
+    "status.messagesLeft": "status.messagesLeft[]",
     "status.conditions": "status.conditions[]",
 }
 _HEAD = """\

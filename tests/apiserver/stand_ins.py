@@ -104,6 +104,32 @@ def leave_unscheduled(api: Api, namespace: str, name: str, message: str) -> None
     api.patch("pods", namespace, name, {"status": {"phase": "Pending", "conditions": [found]}}, subresource="status")
 
 
+def end_containers(api: Api, namespace: str, name: str, message: str) -> None:
+    """Report that the containers of a pod have ended, as a kubelet does before it removes a pod that is deleted.
+
+    Args:
+        api: whose requests these are.
+        namespace: of the pod.
+        name: of the pod.
+        message: what the first container has written to its termination log.
+
+    """
+    pod = api.must_get("pods", namespace, name)
+    ended = {"exitCode": 0, "reason": "Completed", "startedAt": now(), "finishedAt": now()}
+    statuses = [
+        {
+            "name": container["name"],
+            "image": container["image"],
+            "imageID": "",
+            "ready": False,
+            "restartCount": 0,
+            "state": {"terminated": {**ended, "message": message if number == 0 else ""}},
+        }
+        for number, container in enumerate(pod["spec"]["containers"])
+    ]
+    _report(api, namespace, name, "Running", ready=False, containerStatuses=statuses)
+
+
 def end_pod(api: Api, namespace: str, name: str) -> None:
     """Remove a pod at once, as a kubelet does once its containers have ended."""
     api.delete("pods", namespace, name, gracePeriodSeconds="0")
@@ -163,16 +189,24 @@ class Kubelet:
         namespace: of the pods; None: everywhere.
         labels: selector of the pods.
         claims: bind the claims of the pods as well.
+        words: termination messages of the first containers of pods, by the names of these.
 
     """
 
     def __init__(
-        self, plane: ControlPlane, namespace: str | None = None, *, labels: str = "", claims: bool = True
+        self,
+        plane: ControlPlane,
+        namespace: str | None = None,
+        *,
+        labels: str = "",
+        claims: bool = True,
+        words: dict[str, str] | None = None,
     ) -> None:
         self._api = plane.api_as(plane.tokens["controllers"])
         self._namespace = namespace
         self._query = {"labelSelector": labels} if labels else {}
         self._claims = claims
+        self._words = words or {}
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kubelet", daemon=True)
 
@@ -200,6 +234,8 @@ class Kubelet:
         namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
         try:
             if pod["metadata"].get("deletionTimestamp"):
+                if name in self._words:
+                    end_containers(self._api, namespace, name, self._words[name])
                 end_pod(self._api, namespace, name)
             elif not any(one["type"] == "Ready" for one in pod.get("status", {}).get("conditions", [])):
                 for volume in pod["spec"].get("volumes", []):

@@ -342,6 +342,38 @@ def test_storage_that_cannot_grow_stays_and_says_so(plane: ControlPlane, served:
         wait_for(plane.api, served, "Ready", "True")
 
 
+def test_what_an_instance_leaves_behind_when_it_is_scaled_away_is_told_until_it_is_back(
+    plane: ControlPlane, served: str, controllers: Controllers
+) -> None:
+    """Expect the pod's last words in the status though it is gone at once, an Event, and neither once it runs again."""
+    controllers("statefulset-controller")
+    words = {"alpha-1": '{"remaining":12,"unsent":3}', "alpha-0": '{"remaining":5,"unsent":0}'}
+    with Kubelet(plane, served, words=words):
+        make_cell(plane.api, served, replicas=2, storage={"size": "1Gi"})
+        wait_for(plane.api, served, "Ready", "True", "InstancesReady", within=50)
+
+        plane.kubectl("scale", "cell", "alpha", "--replicas=1", namespace=served)
+        wait_for(plane.api, served, "MessagesLeft", "True", "ScaledDownWithMessages", within=50)
+        wait_for(plane.api, served, "Ready", "True", "InstancesReady")
+
+        left = plane.api.must_get("cells", served, "alpha")["status"]["messagesLeft"]
+        assert left == [{"instance": "alpha-1", "remaining": 12, "unsent": 3, "lost": False}]
+        eventually(lambda: plane.api.get("pods", served, "alpha-1") is None, within=SOON)
+        eventually(
+            lambda: any(one["reason"] == "ScaledDownWithMessages" for one in plane.api.list("events", served)),
+            within=SOON,
+        )
+        # A pod that its StatefulSet makes anew finds its messages again, and is not told of.
+        plane.api.delete("pods", served, "alpha-0")
+        wait_for(plane.api, served, "Ready", "True", "InstancesReady", within=50)
+        assert len(plane.api.must_get("cells", served, "alpha")["status"]["messagesLeft"]) == 1
+
+        plane.kubectl("scale", "cell", "alpha", "--replicas=2", namespace=served)
+        wait_for(plane.api, served, "Ready", "True", "InstancesReady", within=50)
+        eventually(lambda: "MessagesLeft" not in conditions(plane.api, served), within=SOON)
+        assert not plane.api.must_get("cells", served, "alpha")["status"].get("messagesLeft")
+
+
 def test_a_cell_that_was_reported_is_not_written_again(
     plane: ControlPlane, reconciler: Reconciler, served: str
 ) -> None:

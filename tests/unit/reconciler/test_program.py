@@ -50,6 +50,20 @@ async def test_nothing_that_threads_hand_over_is_left_lying() -> None:
     await eventually_async(lambda: len(found._store.keys(PODS)) == len(names), within=5)
 
 
+async def test_the_last_state_of_a_pod_comes_with_its_deletion() -> None:
+    """Expect last words to be known that no earlier change has told."""
+    found = program()
+    found._hand_over(CELLS, "ADDED", {"metadata": {**pod("a")["metadata"], "labels": {}}})
+    found._hand_over(PODS, "ADDED", pod("a-1"))
+    last = pod("a-1")
+    last["metadata"] |= {"resourceVersion": "6", "deletionTimestamp": "2026-01-01T00:00:00Z"}
+    ended = {"terminated": {"message": '{"remaining":1,"unsent":0}'}}
+    found._hand_over(PODS, "DELETED", {**last, "status": {"containerStatuses": [{"name": "cell", "state": ended}]}})
+    await asyncio.sleep(0)
+    assert set(found._store.keys(PODS)) == set()
+    assert [gone["metadata"]["name"] for gone in found._store.departed(("mesh", "a"))] == ["a-1"]
+
+
 async def test_an_object_that_cannot_be_read_keeps_no_other_from_being_taken() -> None:
     """Expect what was handed over behind it to be known."""
     found = program()

@@ -12,6 +12,7 @@ from cellmesh_operator.naming import (
     CELLS,
     EVENTS,
     POD_DISRUPTION_BUDGETS,
+    PODS,
     SERVICE_ACCOUNTS,
     SERVICES,
     STATEFUL_SETS,
@@ -148,6 +149,61 @@ async def test_what_others_change_is_set_right_and_later_each_time(world: World)
     after = world.client.there(STATEFUL_SETS, "alpha")
     assert after is not None
     assert after["spec"]["replicas"] == 1
+
+
+async def test_what_a_pod_left_behind_is_reported_once_and_kept(world: World) -> None:
+    """Expect last words of a pod that is gone to reach the status, to be forgotten, and to survive a restart."""
+    world.make_cell(replicas=2, storage={"ephemeral": {}})
+    await world.look()
+    await world.run_pods()
+    await world.look()
+    pod = world.client.there(PODS, "alpha-1")
+    assert pod is not None
+    message = '{"remaining":4,"unsent":2}'
+    state = {"phase": "Running", "containerStatuses": [{"name": "cell", "state": {"terminated": {"message": message}}}]}
+    gone = {**pod, "metadata": {**pod["metadata"], "deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": state}
+    gone = world.tell(PODS, world.client.put(PODS, gone))
+    world.store.drop(PODS, ("mesh", "alpha-1"), uid=gone["metadata"]["uid"], version=10**6)
+
+    await world.look()
+    await world.send_notices()
+    world.client.writes.clear()
+    await world.look()
+
+    left = [{"instance": "alpha-1", "remaining": 4, "unsent": 2, "lost": True}]
+    cell = world.client.there(CELLS, "alpha")
+    assert cell is not None
+    assert (cell["status"]["messagesLeft"], world.client.writes) == (left, [])
+    assert world.conditions()[reasons.MESSAGES_LEFT] == ("True", reasons.MESSAGES_LOST)
+    assert world.store.departed(("mesh", "alpha")) == ()
+    assert reasons.MESSAGES_LOST in world.events()
+    again = World(world.client)
+    again.tell_all()
+    await again.look()
+    cell = world.client.there(CELLS, "alpha")
+    assert cell is not None
+    assert cell["status"]["messagesLeft"] == left
+
+
+async def test_what_a_pod_left_behind_waits_for_a_report_that_succeeds(world: World) -> None:
+    """Expect it not to be forgotten while the API server does not take the status."""
+    world.make_cell(storage={"ephemeral": {}})
+    await world.look()
+    await world.run_pods()
+    pod = world.client.there(PODS, "alpha-0")
+    assert pod is not None
+    message = '{"remaining":4,"unsent":2}'
+    state = {"phase": "Failed", "containerStatuses": [{"name": "cell", "state": {"terminated": {"message": message}}}]}
+    world.tell(PODS, world.client.put(PODS, {**pod, "status": state}))
+    world.store.drop(PODS, ("mesh", "alpha-0"), uid=pod["metadata"]["uid"], version=10**6)
+    world.client.refuse["apply", "cells/status"] = ApiError(500, "InternalError", "etcd is away")
+
+    with pytest.raises(ApiError):
+        await world.look()
+
+    world.client.refuse.clear()
+    await world.look()
+    assert world.conditions()[reasons.MESSAGES_LEFT] == ("True", reasons.MESSAGES_LOST)
 
 
 async def test_a_webhook_that_changes_our_fields_makes_no_loop(world: World) -> None:

@@ -102,3 +102,55 @@ def test_a_rewind_of_one_namespace_leaves_the_others() -> None:
     store.rewind(STATEFUL_SETS, "other")
     assert store.put(STATEFUL_SETS, item(9)) is None
     assert (store.newest(STATEFUL_SETS, "mesh"), store.newest(STATEFUL_SETS, "other")) == (10, 0)
+
+
+def ended(version: int, *, uid: str = "u", name: str = "alpha-1", **more: Any) -> Any:
+    """Return a pod that has ended with last words."""
+    pod = item(version, name=name, uid=uid, deletionTimestamp="2026-01-01T00:00:00Z", **more)
+    message = '{"remaining":1,"unsent":0}'
+    status = {"containerStatuses": [{"name": "cell", "state": {"terminated": {"message": message}}}]}
+    return {**pod, "status": status}
+
+
+def departed(store: Store) -> list[tuple[str, str]]:
+    """Return version and uid of the pods that have gone."""
+    return [(pod["metadata"]["resourceVersion"], pod["metadata"]["uid"]) for pod in store.departed(KEY)]
+
+
+def test_the_last_words_of_a_pod_outlive_it_until_they_are_reported() -> None:
+    """Expect its last state, and that of its successor's life beside it, each until it is forgotten."""
+    store = Store()
+    store.put(CELLS, item(1))
+    store.put(PODS, ended(5))
+    assert departed(store) == []
+    store.drop(PODS, ("mesh", "alpha-1"), uid="u", version=6)
+    first = store.departed(KEY)
+    store.put(PODS, ended(7, uid="v"))
+    store.drop(PODS, ("mesh", "alpha-1"), uid="v", version=8)
+    assert departed(store) == [("5", "u"), ("7", "v")]
+    store.forget_departed(KEY, first)
+    assert departed(store) == [("7", "v")]
+
+
+def test_a_pod_that_is_replaced_without_a_word_of_its_end_has_gone() -> None:
+    """Expect another uid under its name to be an end too, as after a gap of the watch."""
+    store = Store()
+    store.put(CELLS, item(1))
+    store.put(PODS, ended(5))
+    store.put(PODS, item(9, name="alpha-1", uid="v"))
+    assert departed(store) == [("5", "u")]
+
+
+def test_of_other_pods_nothing_is_kept() -> None:
+    """Expect neither those without last words nor those of a Cell that is gone."""
+    store = Store()
+    store.put(PODS, ended(5))
+    store.drop(PODS, ("mesh", "alpha-1"), uid="u", version=6)
+    store.put(CELLS, item(7, uid="c"))
+    store.put(PODS, item(8, name="alpha-2", uid="w"))
+    store.drop(PODS, ("mesh", "alpha-2"), uid="w", version=9)
+    assert departed(store) == []
+    store.put(PODS, ended(10, uid="x"))
+    store.drop(PODS, ("mesh", "alpha-1"), uid="x", version=11)
+    store.drop(CELLS, KEY, uid="c", version=12)
+    assert (departed(store), store._departed) == ([], {})

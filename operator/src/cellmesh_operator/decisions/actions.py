@@ -41,6 +41,8 @@ class Observed:
     pod_disruption_budget: Object | None = None
     pods: tuple[Object, ...] = ()
     """Pods that bear the Cell's label."""
+    departed: tuple[Object, ...] = ()
+    """Such pods that have gone since the last report, as they were last, if they have left last words."""
     claims: tuple[Object, ...] = ()
     """PersistentVolumeClaims that bear the Cell's label."""
     failures: tuple[Object, ...] = ()

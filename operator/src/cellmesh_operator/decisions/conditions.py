@@ -5,7 +5,7 @@ Nothing in it changes unless something has changed: a condition keeps its time w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from cellmesh_operator.decisions import reasons
 from cellmesh_operator.decisions.actions import Object
 from cellmesh_operator.decisions.cells import Cell
 from cellmesh_operator.decisions.instances import Instances
+from cellmesh_operator.decisions.left_behind import Left, reason_and_message
 from cellmesh_operator.decisions.storage import StorageState
 from cellmesh_operator.decisions.troubles import Trouble
 
@@ -27,6 +28,8 @@ class Picture:
     instances: Instances
     storage: StorageState
     trouble: Trouble | None = None
+    left: tuple[Left, ...] = ()
+    """What instances have left behind."""
     conflicts: tuple[str, ...] = ()
     """Objects that bear a child's name and are somebody else's."""
     leaving: tuple[str, ...] = ()
@@ -64,16 +67,21 @@ def states(picture: Picture) -> dict[str, State]:
         found[reasons.STALLED] = State(True, ready.reason, ready.message)
     elif under_way := _under_way(picture, ready):
         found[reasons.RECONCILING] = under_way
+    if picture.left:
+        found[reasons.MESSAGES_LEFT] = State(True, *reason_and_message(picture.left))
     return found
 
 
-def status(cell: Cell, found: Instances, states: States, *, observed_generation: int, now: str) -> dict[str, Any]:
+def status(
+    cell: Cell, found: Instances, states: States, left: Sequence[Object], *, observed_generation: int, now: str
+) -> dict[str, Any]:
     """Return the status to be reported.
 
     Args:
         cell: the Cell with the status reported last; conditions keep their time from there.
         found: its instances.
         states: its conditions.
+        left: entries for what instances have left behind.
         observed_generation: the generation that has been acted on.
         now: the time for conditions whose status changes, RFC 3339 in UTC.
 
@@ -84,6 +92,7 @@ def status(cell: Cell, found: Instances, states: States, *, observed_generation:
         "readyReplicas": found.ready,
         "selector": cell.selector,
         "conditions": [_condition(cell, kind, states[kind], now) for kind in reasons.CONDITIONS if kind in states],
+        **({"messagesLeft": [*left]} if left else {}),
     }
 
 
@@ -93,6 +102,8 @@ def reported(cell: Object, status: Mapping[str, Any]) -> bool:
     The order of conditions says nothing, nor do fields and conditions that are not ours.
     """
     there = cell.get("status") or {}
+    if (there.get("messagesLeft") or []) != status.get("messagesLeft", []):
+        return False
     if any(there.get(name) != value for name, value in status.items() if name != "conditions"):
         return False
     ours = {item["type"]: item for item in status.get("conditions", ())}

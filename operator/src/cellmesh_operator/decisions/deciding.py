@@ -30,6 +30,7 @@ from cellmesh_operator.decisions.comparing import Additions, additions, changed
 from cellmesh_operator.decisions.failures import failed, failure_notice
 from cellmesh_operator.decisions.hashing import applied_hash, sealed, spec_hash
 from cellmesh_operator.decisions.instances import instances
+from cellmesh_operator.decisions.left_behind import entries_are_news, left_behind
 from cellmesh_operator.decisions.ownership import Standing, standing
 from cellmesh_operator.decisions.resources import (
     build_pod_disruption_budget,
@@ -111,7 +112,7 @@ def decide(observed: Observed, settings: BuildSettings, *, may_roll_out: bool, n
     return Decision(
         actions=tuple(plan.actions),
         status=status,
-        notices=tuple(_notices(cell, states, plan)),
+        notices=tuple(_notices(cell, states, status, plan)),
         from_operator=plan.from_operator,
     )
 
@@ -268,10 +269,13 @@ def _report(
 ) -> tuple[conditions.States, dict[str, Any]]:
     found = instances(cell, observed.pods, observed.stateful_set)
     storage = storage_state(cell, observed, growth)
+    left = left_behind(cell, observed, found)
+    entries = [item.as_status() for item in left]
     picture = conditions.Picture(
         instances=found,
         storage=storage,
         trouble=find_trouble(cell, found, observed.stateful_set, observed.failures, storage),
+        left=left,
         conflicts=tuple(plan.conflicts),
         leaving=tuple(plan.leaving),
         held=(
@@ -284,10 +288,10 @@ def _report(
         unsettled=plan.unsettled,
     )
     states = conditions.states(picture)
-    return states, conditions.status(cell, found, states, observed_generation=cell.generation, now=now)
+    return states, conditions.status(cell, found, states, entries, observed_generation=cell.generation, now=now)
 
 
-def _notices(cell: Cell, states: conditions.States, plan: _Plan) -> Iterator[Notice]:
+def _notices(cell: Cell, states: conditions.States, status: Object, plan: _Plan) -> Iterator[Notice]:
     """Yield what has become different since the last report, worth an Event."""
     said = str((cell.condition(reasons.READY) or {}).get("reason", ""))
     ready = states[reasons.READY]
@@ -302,5 +306,8 @@ def _notices(cell: Cell, states: conditions.States, plan: _Plan) -> Iterator[Not
             yield Notice("Warning", storage.reason, storage.message)
         elif storage.reason == reasons.RESIZING:
             yield Notice("Normal", storage.reason, storage.message)
+    if entries_are_news(cell, status):
+        left = states[reasons.MESSAGES_LEFT]
+        yield Notice("Warning", left.reason, reasons.cut(left.message))
     if plan.changed:
         yield Notice("Warning", reasons.FIELDS_CHANGED, reasons.cut(conditions.changed_message(plan.changed)))

@@ -50,7 +50,9 @@ def failed(
         states.pop(reasons.STALLED if not refused else reasons.RECONCILING, None)
         generation = generation if refused else before
     found = instances(cell, observed.pods, observed.stateful_set)
-    return conditions.status(cell, found, states, observed_generation=generation, now=now)
+    return conditions.status(
+        cell, found, states, decision.status.get("messagesLeft", ()), observed_generation=generation, now=now
+    )
 
 
 def failure_notice(errors: Sequence[tuple[Action, OperatorError]]) -> Notice:

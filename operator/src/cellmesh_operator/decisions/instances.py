@@ -102,6 +102,12 @@ def instances(cell: Cell, pods: tuple[Object, ...], stateful_set: Object | None)
     )
 
 
+def ordinal_of(name: str, cell: Cell) -> int | None:
+    """Return the ordinal in the name of an instance of the cell; None for another name."""
+    prefix, _, ordinal = name.rpartition("-")
+    return int(ordinal) if prefix == cell.name and ordinal.isascii() and ordinal.isdigit() else None
+
+
 def pod_condition(pod: Object, kind: str) -> Object:
     """Return a condition of a pod; an empty one if it has none of that type."""
     for condition in (pod.get("status") or {}).get("conditions") or ():
@@ -116,8 +122,7 @@ def _ordinal(pod: Object, cell: Cell) -> int | None:
     owner = controller(pod)
     if owner is not None and (owner.get("kind"), owner.get("name")) != ("StatefulSet", cell.name):
         return None
-    prefix, _, ordinal = str(metadata["name"]).rpartition("-")
-    return int(ordinal) if prefix == cell.name and ordinal.isascii() and ordinal.isdigit() else None
+    return ordinal_of(metadata["name"], cell)
 
 
 def _instance(pod: Object, ordinal: int) -> Instance:

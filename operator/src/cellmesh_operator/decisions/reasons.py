@@ -11,9 +11,10 @@ RECONCILING: Final = "Reconciling"
 STALLED: Final = "Stalled"
 STORAGE_READY: Final = "StorageReady"
 UP_TO_DATE: Final = "UpToDate"
-CONDITIONS: Final = (READY, AVAILABLE, RECONCILING, STALLED, STORAGE_READY, UP_TO_DATE)
-#: Present only while they are true, as kstatus reads them.
-ONLY_WHILE_TRUE: Final = frozenset({RECONCILING, STALLED})
+MESSAGES_LEFT: Final = "MessagesLeft"
+CONDITIONS: Final = (READY, AVAILABLE, RECONCILING, STALLED, STORAGE_READY, UP_TO_DATE, MESSAGES_LEFT)
+#: Present only while they are true, as kstatus reads the first two.
+ONLY_WHILE_TRUE: Final = frozenset({RECONCILING, STALLED, MESSAGES_LEFT})
 
 # All is well.
 INSTANCES_READY: Final = "InstancesReady"
@@ -56,6 +57,10 @@ CLAIM_LOST: Final = "ClaimLost"
 EXPANSION_UNSUPPORTED: Final = "ExpansionNotSupported"
 EXPANSION_REFUSED: Final = "ExpansionRefused"
 RESIZE_FAILED: Final = "ResizeFailed"
+
+# Messages that instances have left behind.
+SCALED_DOWN_WITH_MESSAGES: Final = "ScaledDownWithMessages"
+MESSAGES_LOST: Final = "MessagesLost"
 
 # The children.
 NAME_CONFLICT: Final = "NameConflict"

@@ -117,6 +117,7 @@ class Reconciler:
             notices = [*notices, decisions.failure_notice(errors)]
         if not errors or not errors[0][1].conflict:
             await self._report(key, cell, status, notices)
+            self._store.forget_departed(key, observed.departed)
         return self._outcome(key, status, decision, errors)
 
     def _decide(self, key: Key, observed: Observed) -> Decision:

@@ -82,6 +82,7 @@ class Observer:
             stateful_set=stateful_set,
             pod_disruption_budget=children[POD_DISRUPTION_BUDGETS],
             pods=self._store.of_cell(PODS, key),
+            departed=self._store.departed(key),
             claims=self._store.of_cell(CLAIMS, key),
             failures=await self._failures(key, cell, stateful_set),
             storage_classes=await self._storage_classes(cell),

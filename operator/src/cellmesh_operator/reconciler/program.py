@@ -14,7 +14,7 @@ from prometheus_client import disable_created_metrics
 
 from cellmesh_operator.errors import ApiError, ConnectionLost, OperatorError
 from cellmesh_operator.kube.client import Client
-from cellmesh_operator.naming import CELLS, GROUP, PLURAL, STATEFUL_SETS, Resource
+from cellmesh_operator.naming import CELLS, GROUP, PLURAL, PODS, STATEFUL_SETS, Resource
 from cellmesh_operator.reconciler.handlers import Watcher
 from cellmesh_operator.reconciler.health import serving
 from cellmesh_operator.reconciler.looking import Reconciler
@@ -259,6 +259,8 @@ class Program:
         key = (metadata.get("namespace", ""), metadata["name"])
         before = self._store.entry(kind, key)
         if event == "DELETED":
+            if kind == PODS:
+                self._store.put(kind, item)  # its last state, which may hold its last words
             cell = self._store.drop(kind, key, uid=metadata["uid"], version=version_of(item))
         else:
             cell = self._store.put(kind, item)

@@ -1,7 +1,8 @@
 """What is known of the cluster: the newest state seen of each Cell and of what belongs to it.
 
 Filled by complete lists, by watches and by the answers to our own writes; the newest resource version wins,
-whatever comes first, until ``rewind`` says that the cluster itself has gone back. Objects are kept as JSON
+whatever comes first, until ``rewind`` says that the cluster itself has gone back. Of what is gone nothing is kept but
+pods that have left last words, until these are reported. Objects are kept as JSON
 text, a tenth of what they take as dicts, without ``managedFields``, which are half of them and which nobody here
 reads.
 """
@@ -9,18 +10,21 @@ reads.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
 
+from cellmesh_operator.decisions.left_behind import speaks
 from cellmesh_operator.kube.client import number
 from cellmesh_operator.naming import CELL_LABEL, CELLS, CHILDREN, CLAIMS, PODS, Resource
 
 #: Namespace and name of a Cell, or of any object.
 Key = tuple[str, str]
 Object = dict[str, Any]
+#: What the text of a pod with a container that has ended holds somewhere.
+_TERMINATED: Final = b'"terminated"'
 
 #: The kinds that are watched and remembered.
 KINDS: Final = (CELLS, *CHILDREN, PODS, CLAIMS)
@@ -46,6 +50,7 @@ class Store:
         self._members: dict[Resource, dict[Key, set[Key]]] = {kind: defaultdict(set) for kind in (PODS, CLAIMS)}
         # Deletions outlive their object for a moment, so that an older state that comes late does not revive it.
         self._deleted: dict[Resource, dict[str, int]] = {kind: {} for kind in KINDS}
+        self._departed: dict[Key, dict[str, bytes]] = defaultdict(dict)
 
     def put(self, resource: Resource, item: Mapping[str, Any]) -> Key | None:
         """Remember a state of an object; return the Cell to look at if it was news, else None."""
@@ -57,6 +62,8 @@ class Store:
         cell = _cell_of(resource, key, metadata)
         if known is not None:
             self._forget(resource, key, known)
+            if known.uid != uid:
+                self._depart(resource, known)
         self._entries[resource][key] = Entry(uid, version, cell, metadata.get("generation", 0), _text(item))
         if cell is not None and resource in self._members:
             self._members[resource][cell].add(key)
@@ -85,7 +92,22 @@ class Store:
         if known is None or (uid and known.uid != uid):
             return None
         self._forget(resource, key, known)
+        self._depart(resource, known)
+        if resource == CELLS:
+            self._departed.pop(key, None)
         return known.cell
+
+    def departed(self, cell: Key) -> tuple[Object, ...]:
+        """Return the pods of a Cell that have gone and have left last words, as they were last."""
+        return tuple(msgspec.json.decode(text) for text in self._departed.get(cell, {}).values())
+
+    def forget_departed(self, cell: Key, pods: Iterable[Mapping[str, Any]]) -> None:
+        """Forget pods that have gone: their last words have been reported."""
+        known = self._departed.get(cell, {})
+        for pod in pods:
+            known.pop(pod["metadata"]["uid"], None)
+        if not known:
+            self._departed.pop(cell, None)
 
     def newest(self, resource: Resource, namespace: str | None) -> int:
         """Return the greatest version known of a kind in a namespace, or in all (None); 0 if nothing is known."""
@@ -137,6 +159,13 @@ class Store:
             members[entry.cell].discard(key)
             if not members[entry.cell]:
                 del members[entry.cell]
+
+    def _depart(self, resource: Resource, entry: Entry) -> None:
+        """Keep a pod that is gone if it has left last words and there is a Cell to tell them of."""
+        if resource != PODS or entry.cell is None or entry.cell not in self._entries[CELLS]:
+            return
+        if _TERMINATED in entry.text and speaks(msgspec.json.decode(entry.text)):
+            self._departed[entry.cell][entry.uid] = entry.text
 
     def _remember_deletion(self, resource: Resource, uid: str, version: int) -> None:
         deleted = self._deleted[resource]
