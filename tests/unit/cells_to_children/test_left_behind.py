@@ -211,7 +211,7 @@ def test_a_status_of_somebody_elses_making_stops_nothing() -> None:
 
 
 def test_a_cell_of_which_nothing_was_left_has_no_such_field() -> None:
-    """Expect the status to be as it was before there was one, an empty list to be no difference, any entry to be one."""
+    """Expect the status to be as it was before there was one, an empty list to be the same, an entry not."""
     decision = decided(seen(a_pod(0)))
     assert "messagesLeft" not in decision.status
     assert reported({"status": {**decision.status, "messagesLeft": []}}, decision.status)
