@@ -7,9 +7,26 @@ Rooms, lowest first (a room imports only those below it; import-linter holds tha
 ``inbox``      the SQLite file in which acknowledged messages live.
 ``transport``  connections to other cells and the coalescing of messages on them.
 ``discovery``  the client of the discovery service: who is where, and registration.
-``service``    the rules: receiving, sending, draining.
+``service``    the rules: receiving, handling, sending, draining.
+``app``        what the code of a cell is written with; loads and hosts it.
 ``api``        HTTP: the FastAPI app and the hot path in front of it.
 ``cli``        the ``cellmesh`` command.
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cellmesh.app import Broadcast, Cell, Message, Receiver, Reject, Retry, SendError, Sent
+
 __version__ = "0.1.0"
+
+__all__ = ["Broadcast", "Cell", "Message", "Receiver", "Reject", "Retry", "SendError", "Sent"]
+
+
+def __getattr__(name: str) -> Any:
+    # Only when it is asked for: `cellmesh send` and the operator do without.
+    if name in __all__:
+        from cellmesh import app
+
+        return getattr(app, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

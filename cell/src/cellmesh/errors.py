@@ -3,6 +3,7 @@
 CellMeshError
 ├── SettingsError        a setting is missing or wrong; names it
 ├── ManifestError        a Cell manifest is wrong; names file and field
+├── AppError             the code of a cell cannot be used; names file and line
 └── InboxError           the inbox cannot be used
     ├── InboxLocked      another process has the data directory
     ├── InboxForeign     the file is not an inbox of ours, or of a newer version
@@ -22,6 +23,10 @@ class SettingsError(CellMeshError):
 
 class ManifestError(CellMeshError):
     """A Cell manifest is not valid."""
+
+
+class AppError(CellMeshError):
+    """The code of a cell cannot be loaded, or failed as it was started."""
 
 
 class InboxError(CellMeshError):

@@ -104,6 +104,10 @@ class Settings:
     """Messages pushed at the same time at most, 1 to 256."""
     handler_types: tuple[str, ...] = ()
     """Types of the messages that are pushed, separated by commas; empty: all."""
+    app: str = ""
+    """The cell's own code, MODULE:OBJECT, for example ``my_module:cell``; empty: none."""
+    app_dir: Path = Path()
+    """Where that module is looked for before all other places; default the current directory."""
     allowed_hosts: tuple[str, ...] = ()
     """Names besides its own under which clients may address this cell; ``*`` for any."""
     allowed_origins: tuple[str, ...] = ()
@@ -156,6 +160,10 @@ class Settings:
                 raise SettingsError(f"{PREFIX}{name.upper()}: {getattr(self, name)} must not be negative")
 
     def _check_handler(self) -> None:
+        if self.app and self.handler_url:
+            raise SettingsError(
+                f"{PREFIX}HANDLER_URL: messages are handled by {PREFIX}APP ({self.app}) or pushed to a URL, not both"
+            )
         if self.handler_url and not is_handler_url(self.handler_url):
             raise SettingsError(f"{PREFIX}HANDLER_URL: must be http://HOST or http://HOST:PORT, perhaps with a path")
         if not 0 < self.handler_timeout <= MAX_HANDLER_TIMEOUT:

@@ -42,6 +42,11 @@ class CellCollector(Collector):
             ("cellmesh_sent_messages", "Messages sent, by outcome.", cell.counters.sent),
             ("cellmesh_asked_messages", "Messages sent whose reply was awaited, by outcome.", cell.counters.asked),
             ("cellmesh_settled_messages", "Messages settled by consumers, by outcome.", cell.counters.settled),
+            (
+                "cellmesh_handled_messages",
+                "Messages given to handlers of this cell, by outcome.",
+                cell.counters.handled,
+            ),
         ):
             family = CounterMetricFamily(name, text, labels=["outcome"])
             for outcome, count in counter.items():
@@ -54,6 +59,10 @@ class CellCollector(Collector):
             "cellmesh_send_retries", "Attempts beyond the first of a message.", value=cell.counters.retries
         )
         yield GaugeMetricFamily("cellmesh_send_waiting", "Messages waiting for a request.", value=cell.courier.waiting)
+        yield GaugeMetricFamily("cellmesh_handling_messages", "Messages being handled now.", value=cell.handling)
+        yield GaugeMetricFamily(
+            "cellmesh_handlers_lingering", "Handlers that ran out of time and still run.", value=cell.lingering
+        )
         yield GaugeMetricFamily("cellmesh_ready", "Whether this instance is ready.", value=float(cell.ready))
 
 

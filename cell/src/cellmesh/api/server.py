@@ -11,44 +11,36 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
-import uvicorn
 import uvloop
 
-from cellmesh.api.app import build
-from cellmesh.api.exchange import Guard
-from cellmesh.api.hot_path import protocol
-from cellmesh.errors import CellMeshError
+from cellmesh.api.serving import Serving
+from cellmesh.app import Cell as App
+from cellmesh.app.host import Host
+from cellmesh.errors import AppError, CellMeshError
 from cellmesh.inbox import Inbox
 from cellmesh.service.cell import Cell, open_inbox
 from cellmesh.settings import Settings
 
 log = logging.getLogger(__name__)
 
-#: Idle connections of clients are kept this long, seconds; longer than our own client keeps them.
-KEEP_ALIVE = 75
+#: How long the end of the cell's own code may take, seconds.
+STOP_GRACE = 5.0
+_FIRST = asyncio.FIRST_COMPLETED
 
 
 class PortInUse(CellMeshError):  # noqa: N818 - the state it is in
     """The address cannot be listened on."""
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, with the signals left to us."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def run(settings: Settings, *, exit_with_parent: bool = False) -> int:
+def run(settings: Settings, *, exit_with_parent: bool = False, app: App | None = None) -> int:
     """Run one cell until it is told to stop.
 
     Args:
         settings: its settings.
         exit_with_parent: stop also when standard input ends, as it does when the parent process dies.
+        app: the cell's own code.
 
     Returns:
         the exit code: 0 after an orderly stop, 1 after one that was cut short.
@@ -66,7 +58,7 @@ def run(settings: Settings, *, exit_with_parent: bool = False) -> int:
     listener = _listen(settings)
     with contextlib.closing(listener):
         inbox = open_inbox(settings)
-        return uvloop.run(_serve(settings, inbox, listener, exit_with_parent=exit_with_parent))
+        return uvloop.run(_serve(settings, inbox, listener, app, exit_with_parent=exit_with_parent))
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -84,59 +76,54 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-async def _serve(settings: Settings, inbox: Inbox, listener: socket.socket, *, exit_with_parent: bool) -> int:
+async def _serve(
+    settings: Settings, inbox: Inbox, listener: socket.socket, app: App | None, *, exit_with_parent: bool
+) -> int:
     cell = Cell(settings, inbox)
-    guard = Guard(settings)
-    server = _Server(
-        uvicorn.Config(
-            build(cell, guard),
-            http=cast("Any", protocol(cell, guard)),
-            ws="none",
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE,
-            timeout_graceful_shutdown=3,
-            backlog=2048,
-        )
-    )
-    # Its notices of starting and of each bad request are not the user's business.
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    host = Host(app, cell) if app is not None else None
+    serving = Serving(cell, listener)
     stop, stop_now = _watch_signals(exit_with_parent=exit_with_parent)
-    serving = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
-    # uvicorn sets a flag when it listens, and offers nothing to wait on.
-    while not (server.started or serving.done()):  # noqa: ASYNC110
-        await asyncio.sleep(0.005)
-    port = listener.getsockname()[1]
+    port = await serving.listening()
     # What the start has made lives as long as the process, and a message leaves no cycles behind: the
     # collector need not walk over everything after every few hundred of them.
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     cell.start(port)
     log.info("%s is ready at http://%s:%d", settings.instance, settings.host, port)
-    await asyncio.wait([stop, serving], return_when=asyncio.FIRST_COMPLETED)
-    failed = serving.done()
+    failed = await _until_stop(stop, serving, host)
     if failed:
-        log.error("%s: the HTTP server has ended by itself, this process stops", settings.instance)
-    await _drain(cell, stop_now)
-    server.should_exit = True
-    server.force_exit = stop_now.done()
-    await asyncio.wait([serving, stop_now], return_when=asyncio.FIRST_COMPLETED)
+        log.error("%s: %s, this process stops", settings.instance, failed)
+    await drain(cell, stop_now)
+    if host is not None:
+        await asyncio.wait([asyncio.ensure_future(host.stop()), stop_now], timeout=STOP_GRACE, return_when=_FIRST)
+        host.close()
+    serving.end(force=stop_now.done())
+    await asyncio.wait([serving.task, stop_now], return_when=_FIRST)
     if stop_now.done():
-        server.force_exit = True
+        serving.end(force=True)
         log.warning("%s stops now, %d requests are unanswered", settings.instance, cell.in_flight)
     await cell.close()
     if not stop_now.done():
         log.info("%s has stopped", settings.instance)
-    serving.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await serving
+    await serving.close()
     return 1 if failed or stop_now.done() else 0
 
 
-async def _drain(cell: Cell, stop_now: asyncio.Future[None]) -> None:
+async def _until_stop(stop: asyncio.Future[None], serving: Serving, host: Host | None) -> str:
+    """Start the cell's own code, then wait; return what went wrong, or nothing if the process is told to stop."""
+    ends: list[asyncio.Future[Any]] = [stop, serving.task]
+    if host is not None:
+        starting = asyncio.get_running_loop().create_task(host.start())
+        await asyncio.wait([*ends, starting], return_when=_FIRST)
+        if not starting.done():
+            starting.cancel()
+        elif (error := starting.exception()) is not None:
+            return str(error) if isinstance(error, AppError) else f"the app: {type(error).__name__}"
+    await asyncio.wait(ends, return_when=_FIRST)
+    return "" if stop.done() else "the HTTP server has ended by itself"
+
+
+async def drain(cell: Cell, stop_now: asyncio.Future[None]) -> None:
     """Leave the mesh, finish what is under way, refuse what is new; cut short by ``stop_now``."""
     settings = cell.settings
     loop = asyncio.get_running_loop()
@@ -146,10 +133,15 @@ async def _drain(cell: Cell, stop_now: asyncio.Future[None]) -> None:
     leaving = loop.create_task(cell.leave())
     await asyncio.wait([stop_now], timeout=max(0.0, accept_until - loop.time()))
     cell.refuse()
-    while cell.in_flight and loop.time() < deadline and not stop_now.done():
+    while (cell.in_flight or cell.handling) and loop.time() < deadline and not stop_now.done():
         await asyncio.wait([stop_now], timeout=0.02)
-    if cell.in_flight and not stop_now.done():
-        log.warning("%d requests were not finished within %.0f s", cell.in_flight, settings.drain_timeout)
+    if (cell.in_flight or cell.handling) and not stop_now.done():
+        log.warning(
+            "%d requests and %d handlers were not finished within %.0f s",
+            cell.in_flight,
+            cell.handling,
+            settings.drain_timeout,
+        )
         await cell.give_up()
     await asyncio.wait([leaving, stop_now], return_when=asyncio.FIRST_COMPLETED)
     leaving.cancel()

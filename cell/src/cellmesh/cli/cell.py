@@ -9,14 +9,19 @@ import inspect
 import itertools
 import logging
 import os
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cellmesh import settings as settings_module
 from cellmesh.cli.group import Misconfigured
-from cellmesh.errors import InboxError, SettingsError
+from cellmesh.errors import AppError, InboxError, SettingsError
 from cellmesh.settings import PREFIX, Settings, unknown
+
+if TYPE_CHECKING:
+    from cellmesh.app import Cell
 
 log = logging.getLogger(__name__)
 
@@ -32,25 +37,44 @@ class _CellCommand(click.Command):
 
 
 @click.command(cls=_CellCommand)
+@click.option("--app", metavar="MODULE:OBJECT", help="The cell's own code: a cellmesh.Cell in a module.")
 @click.option("--exit-with-parent", is_flag=True, help="Stop when standard input ends, as it does when `up` dies.")
 @click.pass_context
-def cell(ctx: click.Context, /, *, exit_with_parent: bool) -> None:
+def cell(ctx: click.Context, /, *, app: str | None, exit_with_parent: bool) -> None:
     """Run one instance of a cell until SIGTERM or SIGINT; then drain and exit.
 
-    Exit codes: 0 stopped in order, 1 cut short or the port is taken, 2 a setting is wrong or the inbox cannot
-    be used, which starting again does not change.
+    Exit codes: 0 stopped in order, 1 cut short, the port is taken or the app's start failed, 2 a setting is
+    wrong, the app cannot be loaded or the inbox cannot be used, which starting again does not change.
     """
     try:
-        settings = Settings.from_environ(os.environ)
+        environ = dict(os.environ)
+        if app is not None:
+            environ[PREFIX + "APP"] = app
+        loaded, settings = _configured(environ)
         for name in unknown(os.environ):
             log.warning("%s is no setting of a cell%s", name, _did_you_mean(name))
         # Here, so that --help and wrong settings answer before a web framework is loaded.
         from cellmesh.api.server import run
 
-        code = run(settings, exit_with_parent=exit_with_parent)
-    except (SettingsError, InboxError) as error:
+        code = run(settings, exit_with_parent=exit_with_parent, app=loaded)
+    except (SettingsError, AppError, InboxError) as error:
         raise Misconfigured(str(error)) from error
     ctx.exit(code)
+
+
+def _configured(environ: Mapping[str, str]) -> tuple[Cell | None, Settings]:
+    """Return the app, if one is set, and the settings: where the environment says nothing, what the app says."""
+    spec = environ.get(PREFIX + "APP")
+    if not spec:
+        return None, Settings.from_environ(environ)
+    from cellmesh.app.loading import load
+
+    if environ.get(PREFIX + "LOG_LEVEL", "").lower() == "debug":
+        logging.basicConfig(level="DEBUG")
+    app = load(spec, Path(environ.get(PREFIX + "APP_DIR") or "."))
+    said = {"CELL_ID": app.name, "TYPE": app.type, "BRANCH": app.branch, "SERVICES": ",".join(app.services)}
+    defaults = {PREFIX + name: value for name, value in said.items() if value}
+    return app, Settings.from_environ(defaults | {name: value for name, value in environ.items() if value})
 
 
 def described_settings() -> list[tuple[str, str]]:

@@ -16,9 +16,12 @@ from cellmesh.inbox import Inbox, InboxLimits
 from cellmesh.protocol.messages import Identity
 from cellmesh.protocol.peers import PeerRegistration
 from cellmesh.protocol.receipts import Durability
+from cellmesh.service.answering import Answers
 from cellmesh.service.consuming import Consumers
 from cellmesh.service.counters import Counters
 from cellmesh.service.delivering import Courier
+from cellmesh.service.handling import LEASE, Handler, Handling
+from cellmesh.service.outcomes import Backoff
 from cellmesh.service.receiving import Receiver
 from cellmesh.service.replies import Replies
 from cellmesh.service.sending import Sender
@@ -82,6 +85,7 @@ class Cell:
         self.draining = False
         #: Requests with messages that are being answered now.
         self.in_flight = 0
+        self._handling: Handling | None = None
         self._registration: Registration | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -93,10 +97,35 @@ class Cell:
             self._registration = Registration(self.settings.discovery_url, self._peer(port))
             self._registration.start()
 
+    def handle_with(self, handler: Handler, *, lease: float = LEASE, backoff: Backoff | None = None) -> None:
+        """Hand the messages of the inbox to a handler from now on.
+
+        Args:
+            handler: what takes them.
+            lease: length of a lease, seconds; it is renewed while a message is being handled.
+            backoff: how long a message waits that was not handled.
+
+        """
+        answer = Answers(self.here, self.sender.submit).answer
+        self._handling = Handling(self.inbox, handler, answer, self.counters, lease=lease, backoff=backoff or Backoff())
+        self._handling.start()
+
+    @property
+    def handling(self) -> int:
+        """Messages that are being handled now."""
+        return 0 if self._handling is None else self._handling.running
+
+    @property
+    def lingering(self) -> int:
+        """Handlers that ran out of time and still run."""
+        return 0 if self._handling is None else self._handling.lingering
+
     async def leave(self) -> None:
-        """Begin to drain: not ready any more, and no longer in discovery. Messages are still taken."""
+        """Begin to drain: not ready any more, and no longer in discovery. Messages are still taken, not handled."""
         self.draining = True
         self.ready = False
+        if self._handling is not None:
+            self._handling.stop()
         if self._registration is not None:
             await self._registration.stop()
 
@@ -107,7 +136,9 @@ class Cell:
         self.sender.refusing = True
 
     async def give_up(self) -> None:
-        """Answer what is still under way with what is known of it."""
+        """Answer what is still under way with what is known of it, and hand back what is being handled."""
+        if self._handling is not None:
+            await self._handling.abandon()
         await self.sender.give_up()
 
     async def close(self) -> None:
@@ -116,6 +147,9 @@ class Cell:
             self._sweeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._sweeper
+        if self._handling is not None:
+            await self._handling.abandon()
+            await self._handling.close()
         await self.directory.close()
         self.courier.close()
         self.inbox.close()

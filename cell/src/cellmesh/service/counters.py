@@ -17,6 +17,8 @@ class Counters:
         self.asked: Counter[str] = Counter()
         #: Attempts beyond the first of a message.
         self.retries = 0
+        #: Messages that handlers of this cell were given, by what came of it: handled, failed, rejected, deferred.
+        self.handled: Counter[str] = Counter()
         #: Messages handed out to clients.
         self.leased = 0
         #: Messages settled by clients, by verb, or the code of the refusal.

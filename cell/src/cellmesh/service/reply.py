@@ -38,6 +38,28 @@ def when_gone(answer: Answer, effect: Callable[[], None]) -> None:
         watch(effect)
 
 
+class Awaited:
+    """The answer to a coroutine of this process, which awaits ``reply``; cancelled, it is a client that is gone."""
+
+    def __init__(self) -> None:
+        self._future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+    def __call__(self, reply: Reply) -> bool:
+        """Take the answer; return whether somebody still waits for it."""
+        if self._future.done():
+            return False
+        self._future.set_result(reply)
+        return True
+
+    def when_gone(self, effect: Callable[[], None]) -> None:
+        """Have ``effect`` called if nobody waits any more."""
+        self._future.add_done_callback(lambda future: effect() if future.cancelled() else None)
+
+    async def reply(self) -> Reply:
+        """Return the answer once it is there."""
+        return await self._future
+
+
 class Endpoint(NamedTuple):
     """An endpoint that takes messages: what answers it, its longest body in bytes, and how it says a problem."""
 

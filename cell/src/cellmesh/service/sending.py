@@ -15,7 +15,7 @@ from cellmesh.service.delivering import Courier
 from cellmesh.service.letters import Letter, failed, no_reply, not_begun, stopping
 from cellmesh.service.receiving import new_id
 from cellmesh.service.replies import Replies, Waiter
-from cellmesh.service.reply import Answer, Reply, failure, when_gone
+from cellmesh.service.reply import Answer, Awaited, Reply, failure, when_gone
 
 
 class Sender:
@@ -42,9 +42,15 @@ class Sender:
         self._loop = asyncio.get_running_loop()
         self.refusing = False
 
-    def send(self, body: bytes, answer: Answer) -> None:
-        """Answer ``POST /send``."""
-        task = self._loop.create_task(self._send(body, answer))
+    async def submit(self, body: bytes) -> Reply:
+        """Do what ``POST /send`` does for the cell's own code, which may still send while the cell drains."""
+        awaited = Awaited()
+        self.send(body, awaited, own=True)
+        return await awaited.reply()
+
+    def send(self, body: bytes, answer: Answer, *, own: bool = False) -> None:
+        """Answer ``POST /send``; ``own``: it is the cell's own code that asks."""
+        task = self._loop.create_task(self._send(body, answer, own=own))
         self._under_way.add(task)
 
         def ended(task: asyncio.Task[Reply]) -> None:
@@ -59,9 +65,9 @@ class Sender:
 
         task.add_done_callback(ended)
 
-    async def _send(self, body: bytes, answer: Answer) -> Reply:
+    async def _send(self, body: bytes, answer: Answer, *, own: bool) -> Reply:
         try:
-            if self.refusing:
+            if self.refusing and not own:
                 raise Problem("draining", "this instance is stopping; ask another one", retry_after=1)
             request = decode_send(body)
         except Problem as problem:
