@@ -175,7 +175,8 @@ class Cell(Process):
         cell_id: its name.
         directory: where its data and its log go.
         discovery_url: base URL of the mesh in discovery; empty: none.
-        settings: further settings by the name of their field, for example ``drain_accept="0"``.
+        settings: further settings by the name of their field, for example ``drain_accept="0"``; with ``app`` it is
+            run by its command.
 
     """
 
@@ -189,7 +190,8 @@ class Cell(Process):
             "CELLMESH_DISCOVERY_URL": discovery_url,
         }
         environ |= {f"CELLMESH_{name.upper()}": value for name, value in settings.items()}
-        super().__init__(self.instance, [sys.executable, "-c", _CELL], 0, directory, environ)
+        command = ["-m", "cellmesh", "cell"] if "app" in settings else ["-c", _CELL]
+        super().__init__(self.instance, [sys.executable, *command], 0, directory, environ)
         self.move()
 
     def move(self) -> None:

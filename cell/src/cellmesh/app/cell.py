@@ -87,6 +87,8 @@ class Cell:
         for field, value in (("timeout", timeout), ("lease", lease)):
             if value <= 0:
                 raise ValueError(f"{field}: {value} must be greater than 0 seconds")
+        if any("," in service for service in services):
+            raise ValueError("services: a name must not have a comma")
         self.name = name
         self.type = type
         self.branch = branch

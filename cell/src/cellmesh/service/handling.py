@@ -126,8 +126,7 @@ class Handling:
         self._stopping = True
         if self._asked is not None:
             self._asked.cancelled = True
-            # The writer looks at it, and gives the answer.
-            self._inbox.settle((), lambda _: None)
+            self._inbox.poke()
         self._changed.set()
 
     async def abandon(self) -> None:
