@@ -52,6 +52,9 @@ class CellCollector(Collector):
             for outcome, count in counter.items():
                 family.add_metric([outcome], count)
             yield family
+        yield GaugeMetricFamily(
+            "cellmesh_consumers_waiting", "Consumers waiting for a message.", value=cell.inbox.writer.consumers_waiting
+        )
         yield CounterMetricFamily(
             "cellmesh_leased_messages", "Messages handed out to consumers.", value=cell.counters.leased
         )

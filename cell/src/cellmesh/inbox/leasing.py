@@ -116,8 +116,11 @@ class Leasing:
         while self._delayed and self._delayed[0][0] <= now:
             _, position = heapq.heappop(self._delayed)
             self.ready.give_back(position)
-        if self.ready.size > 2 * self._store.gauges.pending + 4096:
-            self._load()  # most of what it says is ready has expired
+        # What expires stays in it until it is asked for: without a consumer it would grow.
+        if not self._store.gauges.pending and self.ready.size:
+            self.ready = Ready()
+        elif self.ready.size > 2 * self._store.gauges.pending + 4096:
+            self._load()
         due: list[tuple[int, int, str]] = []
         while self._running and self._running[0][0] <= now and len(due) < ROWS:
             due.append(heapq.heappop(self._running))

@@ -118,6 +118,11 @@ class Writer:
             loop = self._loop = asyncio.get_running_loop()
         return loop
 
+    @property
+    def consumers_waiting(self) -> int:
+        """Consumers that wait for a message."""
+        return len(self._waiting)
+
     def close(self) -> None:
         """Write what is queued, then end the thread. Blocks until it has ended."""
         self._closed = True

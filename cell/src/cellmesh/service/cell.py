@@ -176,6 +176,7 @@ class Cell:
                 "oldest_pending_seconds": await self.inbox.oldest_pending_seconds(),
                 "bytes": self.inbox.file_bytes(),
             },
+            "consumers_waiting": self.inbox.writer.consumers_waiting,
             "sent": {"delivered": self.counters.delivered, "failed": self.counters.failed},
         }
 
