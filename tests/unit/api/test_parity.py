@@ -283,6 +283,11 @@ TABLE: list[tuple[str, str, bytes, int]] = [
     ("a batch that is none", "/message/batch", message(), 422),
     ("a batch over the limit", "/message/batch", b"[" + b" " * BATCH_LIMIT + b"]", 413),
     ("a send without discovery", "/send", b'{"to_cell":"alpha"}', 503),
+    ("a send to everyone without discovery", "/send", b'{"to_cell":"*"}', 503),
+    ("a send to several without discovery", "/send", b'{"to_cell":["alpha","beta"],"message_id":"s"}', 502),
+    ("a send to each instance of nobody", "/send", b'{"to_cell":["a b"],"instances":"all","message_id":"s"}', 502),
+    ("a question to several", "/send", b'{"to_cell":"*","await_reply":1}', 422),
+    ("a question without discovery", "/send", b'{"to_cell":"alpha","await_reply":1}', 503),
     ("a send to a name that can be none", "/send", b'{"to_cell":"a b c"}', 503),
     ("a send to nobody", "/send", b"{}", 422),
     ("a send with a wrong payload", "/send", b'{"to_cell":"alpha","payload":[],"message_id":"s"}', 422),
@@ -562,6 +567,7 @@ values = st.recursive(
 FIELDS = [
     "message_id", "from_cell", "to_cell", "message_type", "payload", "timestamp", "priority", "ttl", "acknowledged",
     "reply_to", "tracestate", "to_uid", "ttl_remaining", "content", "metadata", "type", "timeout", "mode",
+    "await_reply", "instances", "not_before", "for_instance",
 ]  # fmt: skip
 likely = st.fixed_dictionaries(
     {},

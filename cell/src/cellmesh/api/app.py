@@ -22,12 +22,10 @@ from cellmesh.protocol.problems import Problem, invalid
 from cellmesh.protocol.receipts import (
     STATES,
     BatchItem,
-    Delivered,
     LegacyReceipt,
     MessagePage,
     MessageWithHistory,
     Receipt,
-    SendErrorBody,
 )
 from cellmesh.service.cell import Cell
 from cellmesh.service.reply import Endpoint, Reply, refuse
@@ -179,8 +177,10 @@ def _add_messages(app: FastAPI, cell: Cell, route: Route) -> None:
         hot["/send"],
         summary="Send a message to another cell",
         description="Finds the cell through discovery and answers once it has acknowledged. "
-        "Every error says whether the message may have been delivered.",
-        responses=openapi.responses(openapi.ref(Delivered), *openapi.SEND, errors=SendErrorBody),
+        "Every error says whether the message may have been delivered. With `await_reply` it waits for the reply. "
+        "To several receivers (`to_cell` a list or `*`, or `instances: all`) each copy has a result of its own: "
+        "200 if all have it, 207 if some, 502 if none has.",
+        responses=openapi.send_responses(),
         openapi_extra=openapi.body(openapi.ref(SendRequest)),
     )
 

@@ -22,6 +22,7 @@ from cellmesh.protocol.messages import CellMessage, LegacyMessage, SendRequest
 from cellmesh.protocol.problems import CODES, ErrorBody
 from cellmesh.protocol.receipts import (
     BatchItem,
+    BroadcastAnswer,
     Delivered,
     LegacyReceipt,
     MessagePage,
@@ -32,8 +33,8 @@ from cellmesh.protocol.receipts import (
 )
 
 _TYPES: list[Any] = [
-    CellMessage, LegacyMessage, SendRequest, Receipt, LegacyReceipt, BatchItem, Delivered, MessagePage,
-    MessageWithHistory, ErrorBody, SendErrorBody, LeaseBody, LeaseAnswer, AckBody, NackBody, ExtendBody,
+    CellMessage, LegacyMessage, SendRequest, Receipt, LegacyReceipt, BatchItem, BroadcastAnswer, Delivered,
+    MessagePage, MessageWithHistory, ErrorBody, SendErrorBody, LeaseBody, LeaseAnswer, AckBody, NackBody, ExtendBody,
     SettledAnswer, DeadBody, DeadAnswer,
 ]  # fmt: skip
 
@@ -66,13 +67,22 @@ def responses(
     return answers
 
 
+def send_responses() -> dict[int | str, dict[str, Any]]:
+    """Return the answers of ``POST /send``, to one receiver and to several."""
+    several = ref(BroadcastAnswer)
+    answers = responses({"anyOf": [ref(Delivered), several]}, *SEND, errors=SendErrorBody)
+    answers[207] = {"description": "delivered to some of several receivers", "content": content(several)}
+    answers[502]["content"] = content({"anyOf": [ref(SendErrorBody), several]})
+    return answers
+
+
 READ = ("invalid_field",)
 WRITE = (
     "malformed_json", "request_timeout", "body_too_large", "unsupported_media_type", "invalid_field", "internal",
 )  # fmt: skip
 RECEIVE = (*WRITE, "id_conflict", "misdirected", "inbox_full", "draining", "disk_full")
 SEND = (*RECEIVE, "unknown_cell", "link_full", "unreachable", "no_ready_instance", "discovery_unavailable", "timeout",
-        "outcome_unknown", "reply_timeout")  # fmt: skip
+        "outcome_unknown", "reply_timeout", "no_receivers")  # fmt: skip
 MESSAGE_BODY = {"anyOf": [ref(CellMessage), ref(LegacyMessage)]}
 
 
@@ -96,7 +106,7 @@ def describe(app: FastAPI) -> None:
             ]
             for name in ("StoredMessage", "MessageWithHistory", "LeasedMessage"):
                 _object(named[name]["properties"]["payload"], anything=False)
-            for name in ("Delivered", "BatchItem"):
+            for name in ("Delivered", "BatchItem", "BroadcastResult"):
                 for field in ("response", "body"):
                     _object(named[name]["properties"].get(field), anything=False)
             document.setdefault("components", {}).setdefault("schemas", {}).update(named)

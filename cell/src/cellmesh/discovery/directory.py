@@ -61,6 +61,14 @@ class Entry:
         #: Instances that were there and are not, and since when.
         self._left: dict[str, float] = {}
 
+    @classmethod
+    def of(cls, cell: str, peers: list[Peer]) -> Entry:
+        """Return what was just learned of a cell that is not followed."""
+        entry = cls(cell)
+        entry.peers = peers
+        entry.known = entry.answered = True
+        return entry
+
     @property
     def expected(self) -> bool:
         """Whether the cell is known, or was a moment ago: one that restarts takes its registration back."""
@@ -161,6 +169,11 @@ class Directory:
                 self._entries.pop(cell)
         entry.used = True
         return entry
+
+    def followed(self, cell: str) -> Entry | None:
+        """Return the entry of a cell that is talked to, if it is."""
+        entry = self._entries.get(cell)
+        return entry if entry is not None and entry.answered else None
 
     async def refresh(self, entry: Entry) -> None:
         """Ask about a cell now, out of turn: what is known seems wrong.

@@ -19,6 +19,7 @@ from cellmesh.protocol.decoding import canonical, check_object, decode
 from cellmesh.protocol.fields import (
     DEFAULT_TTL,
     DEFAULT_TYPE,
+    MAX_ID,
     ForInstance,
     MessageId,
     MessageType,
@@ -41,6 +42,21 @@ MAX_TIMEOUT = 300
 DEFAULT_TIMEOUT = 10
 Timeout = Annotated[int, msgspec.Meta(gt=0, le=MAX_TIMEOUT)] | Annotated[float, msgspec.Meta(gt=0, le=MAX_TIMEOUT)]
 
+#: As ``to_cell`` of a /send: every other cell of the mesh.
+EVERYONE = "*"
+#: Names in ``to_cell`` at most.
+MAX_RECEIVERS = 1000
+Receivers = (
+    Annotated[
+        str,
+        msgspec.Meta(
+            min_length=1,
+            max_length=MAX_ID,
+            description="A cell's name; `*` is every other cell of the mesh that has a ready instance now.",
+        ),
+    ]
+    | Annotated[list[Name], msgspec.Meta(min_length=1, max_length=MAX_RECEIVERS, description="Names of cells.")]
+)
 _AWAIT_REPLY = msgspec.Meta(
     gt=0,
     le=MAX_TIMEOUT,
@@ -108,7 +124,8 @@ class SendRequest(msgspec.Struct, omit_defaults=True, kw_only=True, forbid_unkno
     and have no effect: the sender is always the cell that was asked.
     """
 
-    to_cell: Name
+    to_cell: Receivers
+    instances: Literal["one", "all"] | None = None
     message_type: MessageType | None = None
     payload: Raw = msgspec.field(default_factory=Raw)
     priority: Priority | None = None
@@ -125,6 +142,11 @@ class SendRequest(msgspec.Struct, omit_defaults=True, kw_only=True, forbid_unkno
     from_cell: str | None = None
     timestamp: Timestamp | None = None
     acknowledged: bool | None = None
+
+    @property
+    def several(self) -> bool:
+        """Whether it may have more than one receiver: it is then answered with the outcome of each."""
+        return type(self.to_cell) is not str or self.to_cell == EVERYONE or self.instances == "all"
 
 
 class Extra(msgspec.Struct, omit_defaults=True):
@@ -274,7 +296,18 @@ def decode_send(body: bytes) -> SendRequest:
         check_object("payload", payload)
     if request.timestamp is not None:
         check_timestamp("timestamp", request.timestamp)
+    if request.several:
+        _check_several(request)
     return request
+
+
+def _check_several(request: SendRequest) -> None:
+    if request.await_reply is not None:
+        raise invalid("await_reply", "a message to several receivers has no one reply; ask each cell by itself")
+    if request.to_instance is not None:
+        raise invalid("to_instance", "a message to several receivers has no one instance; name a single cell")
+    if isinstance(request.to_cell, list) and EVERYONE in request.to_cell:
+        raise invalid("to_cell", f"{EVERYONE!r} stands alone, not in a list")
 
 
 def check_address(message: CellMessage, here: Identity) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any, Literal
 
 import msgspec
@@ -101,6 +102,33 @@ class Delivered(msgspec.Struct, omit_defaults=True):
     response: Raw
     timestamp: str
     reply: StoredMessage | None = None
+
+
+class BroadcastStatus(StrEnum):
+    """How many of several receivers have a message: all, some, none."""
+
+    DELIVERED = "delivered"
+    PARTIAL = "partial"
+    FAILED = "failed"
+
+
+class BroadcastResult(msgspec.Struct, omit_defaults=True):
+    """What became of one copy of a message: what ``POST /send`` would have answered for it alone."""
+
+    to_cell: str
+    status: int
+    body: Raw
+    instance: str | None = None
+
+
+class BroadcastAnswer(msgspec.Struct):
+    """The answer of ``POST /send`` for several receivers: 200 if all have it, 207 if some, 502 if none has."""
+
+    status: BroadcastStatus
+    message_id: str
+    results: list[BroadcastResult]
+    count: int
+    delivered: int
 
 
 class Transition(msgspec.Struct, omit_defaults=True):

@@ -17,6 +17,7 @@ from cellmesh.protocol.messages import Identity
 from cellmesh.protocol.peers import PeerRegistration
 from cellmesh.protocol.receipts import Durability
 from cellmesh.service.answering import Answers
+from cellmesh.service.broadcasting import Broadcaster
 from cellmesh.service.consuming import Consumers
 from cellmesh.service.counters import Counters
 from cellmesh.service.delivering import Courier
@@ -79,7 +80,8 @@ class Cell:
             self.counters,
         )
         self.courier = Courier(self.directory, (settings.link_messages, settings.link_bytes), self.counters)
-        self.sender = Sender(self.here, self.courier, self.replies, inbox.clock, self.counters)
+        self.broadcaster = Broadcaster(self.here, self.directory)
+        self.sender = Sender(self.here, self.courier, self.broadcaster, self.replies, inbox.clock, self.counters)
         self.consumers = Consumers(inbox, self.here, self.counters)
         self.ready = False
         self.draining = False

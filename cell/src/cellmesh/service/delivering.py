@@ -52,7 +52,8 @@ class Courier:
 
         """
         while True:
-            entry = self._directory.entry(letter.to_cell)
+            entry = letter.entry or self._directory.entry(letter.to_cell)
+            letter.entry = None
             peer = self._choose(letter, entry)
             if peer is None:
                 await self._wait_for_peer(letter, entry)

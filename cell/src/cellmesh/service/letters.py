@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from cellmesh.discovery.directory import Entry
 from cellmesh.protocol.messages import DEFAULT_TIMEOUT, CellMessage, SendRequest, encode
 from cellmesh.protocol.peers import Peer
 from cellmesh.protocol.problems import Problem
@@ -22,6 +23,7 @@ class Letter:
 
     __slots__ = (
         "deadline",
+        "entry",
         "full",
         "home",
         "last",
@@ -48,6 +50,8 @@ class Letter:
         self.to_instance = request.to_instance
         #: The instance a reply is for: it goes to another only while that one is not expected.
         self.home: str | None = None
+        #: What is known of its receiver already; for the first attempt.
+        self.entry: Entry | None = None
         self.started = now
         self.deadline = now + (request.timeout or DEFAULT_TIMEOUT)
         #: Whether the instance is chosen by the message, so that a retry of the caller finds it again.

@@ -141,7 +141,7 @@ class Replies:
 
         None where it answers none, where that message is not (or no longer) here, or did not say its instance.
         """
-        if request.reply_to is None or request.to_instance is not None:
+        if request.reply_to is None or request.to_instance is not None or not isinstance(request.to_cell, str):
             return None
         return await self._inbox.sent_from(request.reply_to, request.to_cell, self._here.namespace)
 

@@ -10,6 +10,7 @@ from cellmesh.inbox.clock import SteadyClock, iso
 from cellmesh.protocol.messages import CellMessage, Identity, SendRequest, decode_send, encode
 from cellmesh.protocol.problems import Problem
 from cellmesh.protocol.receipts import Delivered, StoredMessage
+from cellmesh.service.broadcasting import Broadcaster
 from cellmesh.service.counters import Counters
 from cellmesh.service.delivering import Courier
 from cellmesh.service.letters import Letter, failed, no_reply, not_begun, stopping
@@ -24,6 +25,7 @@ class Sender:
     Args:
         here: who this instance is.
         courier: what takes messages to others.
+        broadcaster: what takes messages to several receivers.
         replies: who waits for replies, and where they go.
         clock: for timestamps.
         counters: where outcomes are counted.
@@ -31,10 +33,17 @@ class Sender:
     """
 
     def __init__(
-        self, here: Identity, courier: Courier, replies: Replies, clock: SteadyClock, counters: Counters
+        self,
+        here: Identity,
+        courier: Courier,
+        broadcaster: Broadcaster,
+        replies: Replies,
+        clock: SteadyClock,
+        counters: Counters,
     ) -> None:
         self._here = here
         self._courier = courier
+        self._broadcaster = broadcaster
         self._replies = replies
         self._clock = clock
         self._counters = counters
@@ -68,11 +77,24 @@ class Sender:
     async def _send(self, body: bytes, answer: Answer, *, own: bool) -> Reply:
         try:
             if self.refusing and not own:
-                raise Problem("draining", "this instance is stopping; ask another one", retry_after=1)
+                raise draining()
             request = decode_send(body)
         except Problem as problem:
             return self._failed(not_begun(problem, body), problem)
-        letter = Letter(request, self._message(request), self._loop.time())
+        message = self._message(request)
+        if not request.several:
+            return await self._carry(Letter(request, message, self._loop.time()), answer)
+        try:
+            return await self._broadcaster.send(request, message, self._carry)
+        except Problem as problem:
+            return self._failed(not_begun(problem, body), problem)
+        except asyncio.CancelledError:
+            stopped = draining()
+            return self._failed(not_begun(stopped, body), stopped)
+
+    async def _carry(self, letter: Letter, answer: Answer | None = None) -> Reply:
+        """Deliver one message and return what is said of it."""
+        request = letter.request
         try:
             if request.reply_to is not None:
                 letter.home = await self._replies.home(request)
@@ -86,7 +108,7 @@ class Sender:
             return self._failed(failed(letter, stopped), stopped)
         return self._delivered(letter)
 
-    async def _ask(self, letter: Letter, seconds: float, answer: Answer) -> Reply:
+    async def _ask(self, letter: Letter, seconds: float, answer: Answer | None) -> Reply:
         """Deliver a message and wait for the reply to it.
 
         Raises:
@@ -96,7 +118,8 @@ class Sender:
         key = letter.message.message_id, letter.to_cell
         # From now on: a reply may overtake the acknowledgement.
         waiter = self._replies.expect(*key)
-        when_gone(answer, waiter.end)
+        if answer is not None:
+            when_gone(answer, waiter.end)
         try:
             reply = await self._answered(letter, waiter, seconds)
         finally:
@@ -132,7 +155,7 @@ class Sender:
         return CellMessage(
             message_id=request.message_id or new_id(),
             from_cell=self._here.cell_id,
-            to_cell=request.to_cell,
+            to_cell=request.to_cell if isinstance(request.to_cell, str) else None,
             message_type=request.message_type,
             payload=request.payload,
             timestamp=iso(self._clock.now_ms()),
@@ -169,6 +192,11 @@ class Sender:
     def _failed(self, reply: Reply, problem: Problem) -> Reply:
         self._counters.sent[problem.code] += 1
         return reply
+
+
+def draining() -> Problem:
+    """Return the problem of a send to a cell that is stopping."""
+    return Problem("draining", "this instance is stopping; ask another one", retry_after=1)
 
 
 def _said_by(reply: StoredMessage | None) -> Raw:
