@@ -18,7 +18,8 @@ import apsw
 import msgspec
 
 from cellmesh.inbox import Inbox, InboxLimits, Verdict
-from cellmesh.protocol.messages import Checked, dedupe_key, encode, fingerprint
+from cellmesh.protocol.deduplication import dedupe_key, fingerprint
+from cellmesh.protocol.messages import Checked, encode
 from inboxes import storing
 
 LIMITS = InboxLimits(

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cellmesh.protocol.deduplication import dedupe_key, fingerprint
 from cellmesh.protocol.messages import (
     CellMessage,
     Checked,
@@ -19,9 +20,7 @@ from cellmesh.protocol.messages import (
     decode_legacy,
     decode_message,
     decode_send,
-    dedupe_key,
     encode,
-    fingerprint,
 )
 from cellmesh.protocol.problems import CODES, Problem
 

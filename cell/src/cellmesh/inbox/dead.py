@@ -13,7 +13,7 @@ from cellmesh.inbox.ready import Position
 from cellmesh.inbox.statements import LOG, entry, filled, marks
 from cellmesh.inbox.store import DEAD, PENDING, Store
 from cellmesh.inbox.transaction import Transaction
-from cellmesh.protocol.messages import id_range
+from cellmesh.protocol.deduplication import id_range
 
 #: Dead letters that one transaction changes at most.
 CHUNK = 1000

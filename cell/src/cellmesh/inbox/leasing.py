@@ -21,7 +21,8 @@ from cellmesh.inbox.statements import LOG, entry, filled, marks
 from cellmesh.inbox.store import CONSUMED, DEAD, LEASED, PENDING, PRIORITIES, Outcome, Store, Verdict
 from cellmesh.inbox.transaction import Transaction
 from cellmesh.protocol.consuming import LeasedMessage
-from cellmesh.protocol.messages import Checked, id_range
+from cellmesh.protocol.deduplication import id_range
+from cellmesh.protocol.messages import Checked
 from cellmesh.protocol.receipts import STATES
 
 #: Bytes of payloads handed out by one lease at most; at least one message is handed out.

@@ -12,7 +12,7 @@ import apsw
 from cellmesh.inbox.files import open_reader
 from cellmesh.inbox.rows import COLUMNS, PAYLOAD, SELECT, decode_extra, message_with_history, stored_message
 from cellmesh.inbox.store import PENDING
-from cellmesh.protocol.messages import id_range
+from cellmesh.protocol.deduplication import id_range
 from cellmesh.protocol.receipts import STATES, MessageWithHistory, StoredMessage
 
 #: Payload bytes on one page of messages at most; a page ends there even if ``limit`` allows more.

@@ -7,15 +7,14 @@ body into a checked message, ``address`` a request into the message that travels
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Raw
 
-from cellmesh.protocol.decoding import canonical, check_object, decode
+from cellmesh.protocol.decoding import check_object, decode
+from cellmesh.protocol.deduplication import dedupe_key, fingerprint
 from cellmesh.protocol.fields import (
     DEFAULT_TTL,
     DEFAULT_TYPE,
@@ -396,29 +395,3 @@ def accept(message: CellMessage, here: Identity) -> Checked:
         fingerprint(here.cell_id, message_type, value),
         special,
     )
-
-
-def dedupe_key(namespace: str, cell: str, message_id: str) -> bytes:
-    """Return the key under which a message is known: its id, then who sent it.
-
-    The id comes first, as it is: ids that grow with time, as those of cells do, stay neighbours in an
-    index, and one index answers both "seen before?" and "where is the message with this id?".
-    """
-    return message_id.encode() + b"\0" + _sender(namespace, cell)
-
-
-def id_range(message_id: str) -> tuple[bytes, bytes]:
-    """Return the bounds, second exclusive, of the deduplication keys of a message id, whoever sent it."""
-    return message_id.encode() + b"\0", message_id.encode() + b"\1"
-
-
-@lru_cache(maxsize=1024)
-def _sender(namespace: str, cell: str) -> bytes:
-    return hashlib.blake2b(f"{namespace}\0{cell}".encode(), digest_size=16).digest()
-
-
-def fingerprint(to_cell: str, message_type: str, payload: Any) -> bytes:
-    """Return 16 bytes that tell whether two messages of one id are the same: receiver, type and payload."""
-    digest = hashlib.blake2b(f"{to_cell}\0{message_type}\0".encode(), digest_size=16)
-    digest.update(canonical(payload))
-    return digest.digest()
