@@ -1,25 +1,38 @@
-"""docs/benchmarks.md: one document of two parts, each written by the benchmark that measured it."""
+"""docs/benchmarks.md: one document of several parts, each written by the benchmark that measured it."""
 
 from __future__ import annotations
 
 from benchmarks.processes import ROOT
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
-#: Where the part about many Cells begins; the messages stand before it.
+#: Where the parts behind the messages begin, in their order.
+CONSUMERS = "## Consumers"
 MANY_CELLS = "## Many Cells on Kubernetes"
+_PARTS = (CONSUMERS, MANY_CELLS)
 
 
 def write_messages(text: str) -> None:
-    """Write the part about messages, and leave the one about many Cells."""
-    _, mark, rest = _read().partition(MANY_CELLS)
-    DOCUMENT.write_text(f"{text.rstrip()}\n\n{mark}{rest}" if mark else text)
+    """Write the part about messages, and leave the others."""
+    _, *others = _parts()
+    _write([text, *others])
 
 
-def write_many_cells(text: str) -> None:
-    """Write the part about many Cells, which begins with its heading, and leave the one about messages."""
-    before, _, _ = _read().partition(MANY_CELLS)
-    DOCUMENT.write_text(f"{before.rstrip()}\n\n{text}" if before else text)
+def write_part(heading: str, text: str) -> None:
+    """Write the part that begins with this heading, and leave the others."""
+    parts = _parts()
+    parts[1 + _PARTS.index(heading)] = text
+    _write(parts)
 
 
-def _read() -> str:
-    return DOCUMENT.read_text() if DOCUMENT.exists() else ""
+def _parts() -> list[str]:
+    """Return the part about messages, then those of ``_PARTS``; what is absent is empty."""
+    rest = DOCUMENT.read_text() if DOCUMENT.exists() else ""
+    parts = []
+    for heading in reversed(_PARTS):
+        rest, mark, part = rest.partition(heading)
+        parts.append(f"{mark}{part}")
+    return [rest, *reversed(parts)]
+
+
+def _write(parts: list[str]) -> None:
+    DOCUMENT.write_text("\n\n".join(part.strip() for part in parts if part.strip()) + "\n")

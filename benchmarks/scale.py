@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from apiserver.control_plane import ControlPlane, Request  # noqa: E402
 from apiserver.stand_ins import make_storage_class  # noqa: E402
-from benchmarks.document import DOCUMENT, MANY_CELLS, write_many_cells  # noqa: E402
+from benchmarks.document import DOCUMENT, MANY_CELLS, write_part  # noqa: E402
 from benchmarks.machine import describe  # noqa: E402
 from cellmesh_operator.decisions.actions import BuildSettings, Observed  # noqa: E402
 from cellmesh_operator.decisions.deciding import Apply, decide  # noqa: E402
@@ -431,7 +431,7 @@ def main() -> int:
     if options.json:
         print(json.dumps(figures.__dict__))
     if options.write:
-        write_many_cells(text)
+        write_part(MANY_CELLS, text)
     beyond = max(figures.writes) > WRITES or figures.restart_writes
     return 1 if beyond else 0
 
