@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
-from cellmesh.inbox import Holder, Inbox, Leased, LeaseRequest, Settlement, Verb, WorkFailed
+from cellmesh.inbox import Holder, Inbox, Leased, LeaseRequest, Settlement, Verb, WorkFailed, writer
 from cellmesh.inbox import leasing as module
 from cellmesh.protocol.fields import Priority
 from inboxes import HandClock, find, limits, message, opened, put, verdicts
@@ -314,6 +316,30 @@ def test_a_group_that_is_rolled_back_hands_out_what_it_took(tmp_path: Path) -> N
         assert str(failed) == "RuntimeError"
         assert ids(lease(inbox, 10)) == ["c"]
         assert (inbox.gauges.pending, inbox.gauges.leased) == (0, 3)
+
+
+def test_what_is_due_and_cannot_be_written_is_tried_at_intervals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Expect a lease that runs out on a full disk not to keep the writer busy, and to end once there is room."""
+    clock, tries = HandClock(), []
+    step = module.Leasing.step
+
+    def full(self: module.Leasing, tx: Any) -> bool:
+        tries.append(1)
+        raise apsw.FullError("database or disk is full")
+
+    with opened(tmp_path, clock=clock.steady()) as inbox:
+        put(inbox, message("a", ttl=0))
+        lease(inbox, 1, 1000)
+        monkeypatch.setattr(module.Leasing, "step", full)
+        clock.advance(2)
+        eventually(lambda: tries, within=10)
+        began = time.monotonic()
+        eventually(lambda: len(tries) >= 3, within=10)
+        assert time.monotonic() - began >= writer.UPKEEP_INTERVAL
+        monkeypatch.setattr(module.Leasing, "step", step)
+        assert ids(eventually(lambda: lease(inbox), within=10)) == ["a"]
 
 
 def test_what_expired_does_not_fill_the_memory(tmp_path: Path) -> None:

@@ -156,6 +156,8 @@ class Writer:
 
     def _until_due(self) -> float:
         """Return seconds until a lease, a delay or the wait of a consumer ends."""
+        if self._stuck:
+            return UPKEEP_INTERVAL
         due = [request.wait_until for request in (lease.request for lease in self._waiting)]
         next_due = self.leasing.next_due()
         if next_due is not None:
@@ -247,6 +249,8 @@ class Writer:
 
     _disk_was_full = False
     _failure = ""
+    #: Whether upkeep failed the last time: what is due is then tried at its interval, not in a circle.
+    _stuck = False
 
     def _transaction(self, items: Sequence[Checked], work: Sequence[Work]) -> Sequence[Outcome] | None:
         """Store messages and do the work, in one transaction; None if it failed and was rolled back."""
@@ -312,7 +316,9 @@ class Writer:
             log.warning("upkeep of the inbox was rolled back: %s", error)
             self._rollback(before)
             tx.rolled_back()
+            self._stuck = True
             return False
+        self._stuck = False
         return more
 
     def _reply(self, group: Sequence[Job | Work]) -> None:
