@@ -12,7 +12,7 @@ UV_PIP := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 UV_LOCK := $(UV_PIP) pyproject.toml --extra build
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-unit test-mesh test-charts test-apiserver e2e check lint types layers format bench \
+.PHONY: help run demo test test-unit test-mesh test-charts test-apiserver e2e check lint types layers format bench chaos \
 	tools images node-image cluster cluster-delete manifests lock clean
 
 help: ## List the targets
@@ -63,6 +63,9 @@ format: .venv/.dev ## Format the code
 
 bench: .venv/.dev ## Benchmarks against the floor and the yardstick, in one run (about 12 minutes)
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+chaos: .venv/.dev ## Faults at every part of a mesh under load, and the books compared (about 45 minutes; Linux)
+	@$(BIN)/python -m chaos $(ARGS)
 
 tools: ## Build what those tests run, once: kube-apiserver, etcd, kubectl, kind, Helm (needs Go; minutes)
 	@tests/kind/tools.sh

@@ -1,0 +1,253 @@
+"""The load: clients that have cells send messages, write down each attempt, and send again what was not acknowledged.
+
+Which messages there are follows from the seed alone; which are under way when, does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cellmesh.transport.http1 import Answer, Lost, NotSent, Pool
+from chaos.ledger import Attempt, Begun, Ledger, payload
+from chaos.mesh import HOST, Mesh
+
+#: Seconds within which ``/send`` has to answer, and those that a client waits for it.
+TIMEOUT = 10.0
+PATIENCE = 15.0
+#: Pauses before a message is sent again, seconds.
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
+#: Seconds after the load has ended in which unacknowledged messages are still sent again.
+LAST = 90.0
+PRIORITIES = ("low", "normal", "normal", "normal", "high", "critical")
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What one kind of client sends.
+
+    Attributes:
+        clients: how many there are.
+        to_cell: the receiver.
+        to_instance: the instance of it; empty: any.
+        queued: by the outbox.
+
+    """
+
+    clients: int
+    to_cell: str
+    to_instance: str = ""
+    queued: bool = False
+
+
+STREAMS = (
+    Stream(8, "pure"),
+    Stream(2, "pure", "pure-0"),
+    Stream(2, "pure", "pure-1"),
+    Stream(8, "solo"),
+)
+
+
+class Pace:
+    """Gives turns, so many a second; who was held up does not make up for it by more than a burst."""
+
+    BURST = 0.5
+
+    def __init__(self, rate: float) -> None:
+        self._interval = 1 / rate
+        self._next = 0.0
+
+    async def turn(self) -> None:
+        """Wait for the next turn."""
+        now = time.monotonic()
+        self._next = max(self._next + self._interval, now - self.BURST)
+        if self._next > now:
+            await asyncio.sleep(self._next - now)
+
+
+#: Called with what was acknowledged: by whom it was sent, by whom it was acknowledged, when it was begun.
+Watch = Callable[[str, str, float], None]
+
+
+@dataclass
+class Progress:
+    """What the load has done so far.
+
+    Attributes:
+        begun, acknowledged: messages.
+        attempts, good: attempts, and those that were acknowledged.
+        under_way: attempts under way, by the instance that was asked.
+        queued: accepted by an outbox and not known to be settled: the instance that has each.
+        watches: who wants to know of acknowledgements.
+
+    """
+
+    begun: int = 0
+    acknowledged: int = 0
+    attempts: int = 0
+    good: int = 0
+    under_way: Counter[str] = field(default_factory=Counter)
+    queued: dict[int, str] = field(default_factory=dict)
+    watches: list[Watch] = field(default_factory=list)
+
+
+class Load:
+    """All clients.
+
+    Args:
+        mesh: whom they talk to.
+        ledger: where they write.
+        run: name of the run.
+        seed: of the messages.
+        rate: messages a second.
+        streams: what is sent.
+
+    """
+
+    def __init__(
+        self, mesh: Mesh, ledger: Ledger, *, run: str, seed: int, rate: float, streams: Sequence[Stream] = STREAMS
+    ) -> None:
+        self.progress = Progress()
+        self._mesh = mesh
+        self._ledger = ledger
+        self._run = run
+        self._seed = seed
+        self._pace = Pace(rate)
+        self._stopping = asyncio.Event()
+        self._give_up = float("inf")
+        self._pools: dict[str, Pool] = {}
+        self._clients: list[asyncio.Task[None]] = []
+        self._streams = streams
+        self._total = sum(stream.clients for stream in streams)
+
+    def start(self) -> None:
+        """Begin."""
+        number = 0
+        for stream in self._streams:
+            for _ in range(stream.clients):
+                self._clients.append(asyncio.create_task(self._client(stream, number)))
+                number += 1
+
+    async def stop(self) -> None:
+        """Begin no more messages; return when each has been acknowledged or given up."""
+        self._give_up = time.monotonic() + LAST
+        self._stopping.set()
+        await asyncio.gather(*self._clients)
+
+    def check(self) -> None:
+        """Raise what has ended a client, if one has ended."""
+        for client in self._clients:
+            if client.done() and not self._stopping.is_set():
+                client.result()
+                raise RuntimeError("a client has ended by itself")
+
+    async def _client(self, stream: Stream, position: int) -> None:
+        """Send one message after the other."""
+        # Always at the same sender: one that is stopped holds up its own clients only.
+        entry = self._mesh.senders[position % len(self._mesh.senders)]
+        for turn in itertools.count():
+            await self._pace.turn()
+            if self._stopping.is_set():
+                return
+            self.progress.begun += 1
+            await self._message(stream, position + turn * self._total, entry)
+
+    async def _message(self, stream: Stream, number: int, entry: str) -> None:
+        """Send one message until it is acknowledged."""
+        rng = random.Random(f"{self._seed} {number}")
+        fields = self._fields(stream, number, rng)
+        begun = Begun(
+            number=number,
+            message_id=fields["message_id"],
+            at=time.time(),
+            to_cell=stream.to_cell,
+            to_instance=stream.to_instance,
+            queued=stream.queued,
+            priority=fields["priority"],
+            ttl=fields["ttl"],
+        )
+        self._ledger.write(begun)
+        pause = FIRST_PAUSE
+        while time.monotonic() < self._give_up:
+            attempt, retry_after = await self._attempt(entry, number, fields)
+            if attempt.acknowledged:
+                self.progress.acknowledged += 1
+                if stream.queued:
+                    self.progress.queued[number] = entry
+                return
+            if attempt.unclear and attempt.instance and not stream.queued:
+                # It may be there; only that instance would recognise it.
+                fields["to_instance"] = attempt.instance
+            await asyncio.sleep(max(pause * rng.uniform(0.5, 1.5), retry_after))
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    def _fields(self, stream: Stream, number: int, rng: random.Random) -> dict[str, Any]:
+        fields: dict[str, Any] = {
+            "message_id": f"{self._run}-{number}",
+            "to_cell": stream.to_cell,
+            "message_type": "ledger",
+            "priority": rng.choice(PRIORITIES),
+            "ttl": 0,
+            "timeout": TIMEOUT,
+            "payload": payload(self._run, number, pad="x" * rng.randrange(600)),
+        }
+        if stream.to_instance:
+            fields["to_instance"] = stream.to_instance
+        return fields
+
+    async def _attempt(self, entry: str, number: int, fields: dict[str, Any]) -> tuple[Attempt, float]:
+        """Ask an instance to send a message; return what came of it, and the seconds after which to come again."""
+        progress = self.progress
+        progress.attempts += 1
+        progress.under_way[entry] += 1
+        began, answer, failure = time.time(), None, ""
+        try:
+            answer = await self._post(entry, json.dumps(fields).encode())
+        except (NotSent, Lost) as error:
+            failure = type(error).__name__
+        finally:
+            progress.under_way[entry] -= 1
+        attempt = self._read(Attempt(number=number, began=began, ended=time.time(), entry=entry, status=0), answer)
+        if answer is None:
+            attempt = self._changed(attempt, code=failure, maybe_delivered=False if failure == "NotSent" else None)
+        self._ledger.write(attempt)
+        if attempt.acknowledged:
+            progress.good += 1
+            for watch in list(progress.watches):
+                watch(entry, attempt.instance, began)
+        retry_after = answer.headers.get(b"retry-after", b"0") if answer else b"0"
+        return attempt, float(retry_after) * random.uniform(1.0, 1.2)
+
+    def _read(self, attempt: Attempt, answer: Answer | None) -> Attempt:
+        if answer is None:
+            return attempt
+        said = json.loads(answer.body)
+        response = said.get("response") or {}
+        instance = response.get("instance", "") if answer.status == 200 else ""
+        return self._changed(
+            attempt,
+            status=answer.status,
+            code=said.get("code", ""),
+            acknowledged=answer.status == 202 or (answer.status == 200 and response.get("acknowledged") is True),
+            instance=instance or self._mesh.instance_at(said.get("target_url") or ""),
+            maybe_delivered=said.get("maybe_delivered"),
+            duplicate=bool(response.get("duplicate") or said.get("duplicate")),
+        )
+
+    @staticmethod
+    def _changed(attempt: Attempt, **changes: Any) -> Attempt:
+        return Attempt(**(vars(attempt) | changes))
+
+    async def _post(self, entry: str, body: bytes) -> Answer:
+        pool = self._pools.get(entry)
+        if pool is None:
+            pool = self._pools[entry] = Pool(HOST, self._mesh.port(entry))
+        head = pool.prepare("POST", "/send", (("content-type", "application/json"),))
+        return await pool.request(head, body, connect_timeout=2.0, timeout=PATIENCE)
