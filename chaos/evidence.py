@@ -200,20 +200,20 @@ class _Places:
             copy = self._copy(found.instance, found.seq, found.at, found.number, found.seal)
             if copy is not None:
                 copy.found.append(found)
-        holders: dict[tuple[str, str], Copy] = {}
+        holders: dict[tuple[str, int, str], Copy] = {}
         for handed in sorted(records.of(Handed), key=lambda one: one.ended):
             copy = self._copy(handed.instance, handed.seq, handed.began, handed.number, handed.seal)
             if copy is not None:
                 copy.handed.append(handed)
-                holders[handed.instance, handed.token] = copy
+                holders[handed.instance, handed.seq, handed.token] = copy
         # Of each request there is a record from before it and, if its writer lived on, one from after it.
-        asked: dict[tuple[str, str, str, float], Return] = {}
+        asked: dict[tuple[str, int, str, str, float], Return] = {}
         for given in records.of(Return):
-            key = (given.instance, given.token, given.action, given.began)
+            key = (given.instance, given.seq, given.token, given.action, given.began)
             if key not in asked or asked[key].status == -1:
                 asked[key] = given
         for given in sorted(asked.values(), key=lambda one: one.began):
-            holder = holders.get((given.instance, given.token))
+            holder = holders.get((given.instance, given.seq, given.token))
             if holder is not None:
                 holder.returned.append(given)
 

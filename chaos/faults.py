@@ -6,14 +6,16 @@ import asyncio
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
+from chaos.consumers import Keeper
 from chaos.ledger import Fault
-from chaos.mesh import MESH, Mesh
+from chaos.mesh import CONSUMERS, MESH, Mesh
 from chaos.plan import Kind, Planned
 from chaos.reader import Reader, Unreadable
-from chaos.workload import Progress
+from chaos.workload import Load
 
 #: Seconds within which a fault has to be recovered from, and within which it has to find requests in flight.
 RECOVERY = 60.0
@@ -25,15 +27,18 @@ class World:
 
     Args:
         mesh: the processes.
-        progress: of the load.
+        load: the messages.
         reader: to ask instances.
+        consumers: by name.
 
     """
 
-    def __init__(self, mesh: Mesh, progress: Progress, reader: Reader) -> None:
+    def __init__(self, mesh: Mesh, load: Load, reader: Reader, consumers: Mapping[str, Keeper]) -> None:
         self.mesh = mesh
-        self.progress = progress
+        self.load = load
+        self.progress = load.progress
         self.reader = reader
+        self.consumers = consumers
 
     async def acknowledged(self, fits: Callable[[str, str], bool], since: float) -> None:
         """Wait for an acknowledgement of something begun since a moment; ``fits`` is given sender and receiver."""
@@ -260,12 +265,73 @@ class AddressReused(Damage):
         self.mesh.gates[self.victim].lead_astray(None)
 
 
-FAULTS: dict[str, type[Damage]] = {
-    damage.kind.name: damage
-    for damage in (
-        ReceiverKilled, SenderKilled, DiscoveryKilled, Stopped, DiskFull, Cut, AnswerLost, ClockMoved, AddressReused,
-    )
-}  # fmt: skip
+class OfConsumer(Damage):
+    """Something that a consumer dies of. Its keeper starts it again."""
+
+    @classmethod
+    def victims(cls, mesh: Mesh) -> Sequence[tuple[str, ...]]:
+        return [(name,) for name in CONSUMERS]
+
+    @property
+    def consumer(self) -> Keeper:
+        """The victim."""
+        return self.world.consumers[self.victim]
+
+    @property
+    def in_flight(self) -> int:
+        return int(self.consumer.holding)
+
+    async def heal(self) -> None:
+        """Its keeper does it."""
+
+    async def recovered(self, since: float) -> None:
+        """Wait until an ack of its was taken."""
+        while not self.consumer.acked_since(since):
+            await asyncio.sleep(0.05)
+
+
+class ConsumerKilled(OfConsumer):
+    """A consumer is killed while it holds messages."""
+
+    kind = Kind("SIGKILL of a consumer", 3)
+
+    async def inject(self) -> None:
+        await self.consumer.kill()
+
+
+class Deadly(OfConsumer):
+    """A message arrives whose handling kills the process."""
+
+    kind = Kind("message that kills its consumer", 1)
+
+    @classmethod
+    def victims(cls, mesh: Mesh) -> Sequence[tuple[str, ...]]:
+        # Where there are several, it is not known who will get it.
+        of = Counter(CONSUMERS.values())
+        return [(name,) for name, instance in CONSUMERS.items() if of[instance] == 1]
+
+    async def inject(self) -> None:
+        instance = self.consumer.instance
+        self.consumer.died.clear()
+        self.world.load.send_deadly(self.mesh.roles[instance].cell, instance)
+        async with asyncio.timeout(TRAFFIC):
+            await self.consumer.died.wait()
+
+
+_ALL: tuple[type[Damage], ...] = (
+    ReceiverKilled,
+    SenderKilled,
+    ConsumerKilled,
+    DiscoveryKilled,
+    Deadly,
+    Stopped,
+    DiskFull,
+    Cut,
+    AnswerLost,
+    ClockMoved,
+    AddressReused,
+)
+FAULTS: dict[str, type[Damage]] = {damage.kind.name: damage for damage in _ALL}
 
 
 async def done(damage: Damage) -> Fault:

@@ -22,10 +22,11 @@ from pathlib import Path
 from chaos.gate import Gate, owner_among
 from chaos.processes import Process, free_port
 
-ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 MESH = "default"
 OTHER_MESH = "other"
+#: Consumers, and whose inbox each consumes.
+CONSUMERS = {"eater-0": "pure-0", "eater-1": "pure-1", "eater-2": "solo-0", "eater-3": "solo-0"}
 #: Size of the small file systems, bytes.
 SMALL_DISK = 256 * 1024 * 1024
 _CELL = (

@@ -12,6 +12,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+#: The checkout: where processes run.
+ROOT = Path(__file__).resolve().parent.parent
 #: Seconds a process may take to start, on a busy machine.
 START = 60.0
 #: Ports that the kernel does not give to outgoing connections: a process that is away finds its port free again.
@@ -74,6 +76,7 @@ class Process:
             self._process = await asyncio.create_subprocess_exec(
                 *self.command,
                 env=environ | self.environ,
+                cwd=ROOT,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=log,
                 stderr=log,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from typing import Any
@@ -46,6 +47,26 @@ class Reader:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    async def consumed(self, within: float) -> dict[str, int]:
+        """Wait until nothing waits for consumers any more; return what does, by instance, when it takes too long.
+
+        Args:
+            within: seconds.
+
+        """
+        deadline = time.monotonic() + within
+        while True:
+            left: dict[str, int] = {}
+            for name in self._mesh.receivers:
+                with contextlib.suppress(Unreadable):
+                    counts = (await self.get(name, "/health"))["messages"]
+                    left[name] = counts["pending"] + counts["leased"]
+            if len(left) == len(self._mesh.receivers) and not any(left.values()):
+                return {}
+            if time.monotonic() > deadline:
+                return {name: count for name, count in left.items() if count}
+            await asyncio.sleep(0.2)
 
     async def inspect(self) -> None:
         """Read every inbox from its beginning to its end, for the last time.

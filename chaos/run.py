@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import platform
 import shutil
 import sys
@@ -18,9 +19,10 @@ import uvloop
 
 from chaos import ledger as ledgers
 from chaos.books import Account, compare
+from chaos.consumers import Keeper
 from chaos.faults import FAULTS, World, done
 from chaos.ledger import Ledger
-from chaos.mesh import Mesh
+from chaos.mesh import CONSUMERS, Mesh
 from chaos.plan import Planned, plan
 from chaos.reader import Reader
 from chaos.report import failures, render, slowest, write
@@ -28,6 +30,8 @@ from chaos.workload import Load
 
 #: Seconds between two lines that say how far a run is.
 TELLING = 10.0
+#: Seconds within which consumers have to have consumed everything once no more comes.
+CATCHING_UP = 120.0
 #: Faults that may be at once, of different victims.
 AT_ONCE = 2
 
@@ -77,33 +81,47 @@ class Run:
         self._done = 0
         self._now: dict[str, Planned] = {}
         self._began = time.monotonic()
+        #: Messages that consumers could still have, by instance, when they should have consumed all.
+        self.left_over: dict[str, int] = {}
 
     async def run(self) -> Account:
         """Do it; return what the books say."""
-        with (
-            Ledger(self._books, "load") as of_load,
-            Ledger(self._books, "reader") as of_reader,
-            Ledger(self._books, "faults") as of_faults,
-        ):
-            try:
-                await self._mesh.start()
-                load = Load(self._mesh, of_load, run=self.name, seed=self.options.seed, rate=self.options.rate)
-                reader = Reader(self._mesh, of_reader, self.name)
-                reader.start()
-                load.start()
-                telling = asyncio.create_task(self._tell(load))
-                self._began = time.monotonic()
-                await self._harm(World(self._mesh, load.progress, reader), of_faults)
-                while load.progress.begun < self.options.messages and not self._late:
-                    load.check()
-                    await asyncio.sleep(0.1)
-                telling.cancel()
-                print("no more messages are begun; what is unanswered is sent again", flush=True)
-                await load.stop()
-                await reader.stop()
-                await reader.inspect()
-            finally:
-                await self._mesh.close()
+        seed = self.options.seed
+        async with contextlib.AsyncExitStack() as stack:
+            of_load, of_reader, of_faults = (
+                stack.enter_context(Ledger(self._books, writer)) for writer in ("load", "reader", "faults")
+            )
+            stack.push_async_callback(self._mesh.close)
+            await self._mesh.start()
+            reader = Reader(self._mesh, of_reader, self.name)
+            reader.start()
+            stack.push_async_callback(reader.stop)
+            consumers = {
+                name: Keeper(name, instance, self._mesh, self._books, of_faults, run=self.name, seed=seed)
+                for name, instance in CONSUMERS.items()
+            }
+            for consumer in consumers.values():
+                consumer.start()
+                stack.push_async_callback(consumer.stop)
+            load = Load(self._mesh, of_load, run=self.name, seed=seed, rate=self.options.rate)
+            load.start()
+            stack.push_async_callback(load.close)
+            self._began = time.monotonic()
+            telling = asyncio.create_task(self._tell(load))
+            stack.callback(telling.cancel)
+            await self._harm(World(self._mesh, load, reader, consumers), of_faults)
+            while load.progress.begun < self.options.messages and not self._late:
+                load.check()
+                await asyncio.sleep(0.1)
+            telling.cancel()
+            print("no more messages are begun; what is unanswered is sent again, the rest consumed", flush=True)
+            await load.stop()
+            self.left_over = await reader.consumed(CATCHING_UP)
+            for consumer in consumers.values():
+                consumer.check()
+                await consumer.stop()
+            await reader.stop()
+            await reader.inspect()
         return compare(ledgers.read(self._books), self.name)
 
     @property
@@ -189,6 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = Run(options, directory)
     account = uvloop.run(run.run())
     failed = failures(account, messages=options.messages, faults=options.faults)
+    failed += [f"{count} messages at {name} were not consumed" for name, count in run.left_over.items()]
     facts = {
         "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "how": f"`make chaos{' ARGS=--short' if given.short else ''}`, seed {options.seed}",

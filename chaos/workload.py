@@ -24,9 +24,19 @@ TIMEOUT = 10.0
 PATIENCE = 15.0
 #: Pauses before a message is sent again, seconds.
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
+#: Times to live, seconds, and how often each; in the shortest a message can grow too old to be consumed.
+TTLS = {0: 16, 3600: 3, 5: 1}
+#: Seconds in which some messages may not be handed out yet.
+LATER = (0.0,) * 18 + (0.5, 2.0)
+#: Numbers of deadly messages begin here.
+DEADLY = 1_000_000_000
 #: Seconds after the load has ended in which unacknowledged messages are still sent again.
 LAST = 90.0
 PRIORITIES = ("low", "normal", "normal", "normal", "high", "critical")
+
+
+class LoadError(Exception):
+    """What is sent is wrong: the run would prove nothing."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,7 @@ class Stream:
         to_cell: the receiver.
         to_instance: the instance of it; empty: any.
         queued: by the outbox.
+        deadly: what kills who handles it.
 
     """
 
@@ -45,6 +56,7 @@ class Stream:
     to_cell: str
     to_instance: str = ""
     queued: bool = False
+    deadly: bool = False
 
 
 STREAMS = (
@@ -125,6 +137,8 @@ class Load:
         self._pools: dict[str, Pool] = {}
         self._clients: list[asyncio.Task[None]] = []
         self._streams = streams
+        self._deadly = 0
+        self._besides: set[asyncio.Task[None]] = set()
         self._total = sum(stream.clients for stream in streams)
 
     def start(self) -> None:
@@ -139,7 +153,21 @@ class Load:
         """Begin no more messages; return when each has been acknowledged or given up."""
         self._give_up = time.monotonic() + LAST
         self._stopping.set()
-        await asyncio.gather(*self._clients)
+        await asyncio.gather(*self._clients, *self._besides)
+
+    async def close(self) -> None:
+        """End all at once, whatever is under way."""
+        for task in (*self._clients, *self._besides):
+            task.cancel()
+        await asyncio.gather(*self._clients, *self._besides, return_exceptions=True)
+
+    def send_deadly(self, to_cell: str, to_instance: str) -> None:
+        """Send a message whose handling kills whoever handles it."""
+        number = DEADLY + self._deadly
+        self._deadly += 1
+        stream = Stream(1, to_cell, to_instance, deadly=True)
+        entry = self._mesh.senders[number % len(self._mesh.senders)]
+        self._besides.add(asyncio.create_task(self._message(stream, number, entry)))
 
     def check(self) -> None:
         """Raise what has ended a client, if one has ended."""
@@ -172,6 +200,8 @@ class Load:
             queued=stream.queued,
             priority=fields["priority"],
             ttl=fields["ttl"],
+            not_before=fields.get("not_before", 0.0),
+            deadly=stream.deadly,
         )
         self._ledger.write(begun)
         pause = FIRST_PAUSE
@@ -194,12 +224,16 @@ class Load:
             "to_cell": stream.to_cell,
             "message_type": "ledger",
             "priority": rng.choice(PRIORITIES),
-            "ttl": 0,
+            "ttl": rng.choices(list(TTLS), list(TTLS.values()))[0],
             "timeout": TIMEOUT,
             "payload": payload(self._run, number, pad="x" * rng.randrange(600)),
         }
         if stream.to_instance:
             fields["to_instance"] = stream.to_instance
+        if later := rng.choice(LATER):
+            fields["not_before"] = later
+        if stream.deadly:
+            fields["payload"]["deadly"] = True
         return fields
 
     async def _attempt(self, entry: str, number: int, fields: dict[str, Any]) -> tuple[Attempt, float]:
@@ -229,6 +263,8 @@ class Load:
         if answer is None:
             return attempt
         said = json.loads(answer.body)
+        if answer.status in {400, 413, 415, 422}:
+            raise LoadError(f"{attempt.entry} takes this message for a wrong one: {answer.body[:300]!r}")
         response = said.get("response") or {}
         instance = response.get("instance", "") if answer.status == 200 else ""
         return self._changed(
