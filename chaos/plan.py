@@ -58,8 +58,8 @@ def plan(
 ) -> Iterator[Planned]:
     """Make the faults of a seed, without end.
 
-    Each kind comes as often as its weight says in every round, in an order that changes from round to round; each of
-    its victims in turn.
+    First each kind comes once; then, in every round, as often as its weight says, in an order that changes from round
+    to round; each of its victims in turn.
 
     Args:
         seed: of the plan.
@@ -72,10 +72,9 @@ def plan(
     turns = {kind.name: rng.sample(list(victims[kind.name]), len(victims[kind.name])) for kind in kinds}
     done = dict.fromkeys(turns, 0)
     index = itertools.count()
-    while True:
-        cards = [kind for kind in kinds if turns[kind.name] for _ in range(kind.weight)]
-        if not cards:
-            return
+    possible = [kind for kind in kinds if turns[kind.name]]
+    for number in itertools.count() if possible else ():
+        cards = [kind for kind in possible for _ in range(kind.weight if number else 1)]
         rng.shuffle(cards)
         for kind in cards:
             hold, pause, dice = rng.uniform(*kind.hold), rng.uniform(0.2, 1.8) * gap, rng.random()

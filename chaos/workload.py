@@ -27,7 +27,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 #: Times to live, seconds, and how often each; in the shortest a message can grow too old to be consumed.
 TTLS = {0: 16, 3600: 3, 5: 1}
 #: Seconds in which some messages may not be handed out yet.
-LATER = (0.0,) * 18 + (0.5, 2.0)
+LATER = (0.0,)
 #: Numbers of deadly messages begin here.
 DEADLY = 1_000_000_000
 #: Seconds after the load has ended in which unacknowledged messages are still sent again.
