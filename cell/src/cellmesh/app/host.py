@@ -75,7 +75,7 @@ class Host:
 
     async def submit(self, body: bytes) -> Reply:
         """Do what ``POST /send`` does."""
-        return await self._cell.sender.submit(body)
+        return await self._cell.submit(body)
 
     async def _call(self, hooks: Sequence[Callable[[], Any]], what: str) -> None:
         for hook in hooks:

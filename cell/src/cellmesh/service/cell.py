@@ -15,6 +15,7 @@ from cellmesh.discovery.registration import Registration
 from cellmesh.inbox import Inbox, InboxLimits
 from cellmesh.protocol.messages import Identity
 from cellmesh.protocol.peers import PeerRegistration
+from cellmesh.protocol.problems import Problem
 from cellmesh.protocol.receipts import Durability
 from cellmesh.service.answering import Answers
 from cellmesh.service.broadcasting import Broadcaster
@@ -23,8 +24,10 @@ from cellmesh.service.counters import Counters
 from cellmesh.service.delivering import Courier
 from cellmesh.service.handling import LEASE, Handler, Handling
 from cellmesh.service.outcomes import Backoff
+from cellmesh.service.pushing import Push
 from cellmesh.service.receiving import Receiver
 from cellmesh.service.replies import Replies
+from cellmesh.service.reply import Reply
 from cellmesh.service.sending import Sender
 from cellmesh.settings import Settings
 
@@ -88,6 +91,7 @@ class Cell:
         #: Requests with messages that are being answered now.
         self.in_flight = 0
         self._handling: Handling | None = None
+        self._push: Push | None = None
         self._registration: Registration | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -98,6 +102,14 @@ class Cell:
         if self.settings.discovery_url and self.settings.register:
             self._registration = Registration(self.settings.discovery_url, self._peer(port))
             self._registration.start()
+        if self.settings.handler_url:
+            self._push = Push(
+                self.settings.handler_url,
+                timeout=self.settings.handler_timeout,
+                concurrency=self.settings.handler_concurrency,
+                types=self.settings.handler_types,
+            )
+            self.handle_with(self._push)
 
     def handle_with(self, handler: Handler, *, lease: float = LEASE, backoff: Backoff | None = None) -> None:
         """Hand the messages of the inbox to a handler from now on.
@@ -108,9 +120,16 @@ class Cell:
             backoff: how long a message waits that was not handled.
 
         """
-        answer = Answers(self.here, self.sender.submit).answer
+        answer = Answers(self.here, self.submit).answer
         self._handling = Handling(self.inbox, handler, answer, self.counters, lease=lease, backoff=backoff or Backoff())
         self._handling.start()
+
+    async def submit(self, body: bytes) -> Reply:
+        """Do what ``POST /send`` does for the cell's own code, within the same bounds, also while the cell drains."""
+        if len(body) > self.settings.max_body:
+            text = f"body: {len(body)} bytes, longer than {self.settings.max_body}; send less at once"
+            return self.sender.refuse(Problem("body_too_large", text, field="body"))
+        return await self.sender.submit(body)
 
     @property
     def handling(self) -> int:
@@ -152,6 +171,8 @@ class Cell:
         if self._handling is not None:
             await self._handling.abandon()
             await self._handling.close()
+        if self._push is not None:
+            self._push.close()
         await self.directory.close()
         self.courier.close()
         self.inbox.close()
