@@ -336,6 +336,27 @@ def test_a_handler_that_is_not_started_is_told(start: Start) -> None:
     assert [one["fields"] for one in up.events if one["event"] == "unused"] == [["spec.template"]]
 
 
+def test_the_code_of_a_cell_is_found_beside_its_manifest(start: Start, tmp_path: Path) -> None:
+    """Whatever the current directory; code that cannot be loaded takes no other cell down, and its line is told."""
+    (tmp_path / "up_words.py").write_text(
+        "from cellmesh import Cell\ncell = Cell()\n"
+        "@cell.on()\ndef count(message):\n    return {'words': len(message.payload['text'].split())}\n"
+    )
+    (tmp_path / "up_broken.py").write_text("\nnonsense\n")
+    up = start(
+        cell("alpha", free_port()),
+        cell("pure", free_port(), app="up_words:cell"),
+        cell("broken", free_port(), app="up_broken:cell"),
+    )
+    failed = up.event("failed", "broken-0")
+    assert any("NameError" in line and "up_broken.py line 2" in line for line in failed["last_lines"])
+    up.event("ready", "alpha-0")
+    up.event("ready", "pure-0")
+    body = {"to_cell": "pure", "payload": {"text": "a b c"}, "await_reply": 20}
+    answer = http.request("POST", f"{up.url('alpha-0')}/send", who="alpha", body=body, timeout=LONG)
+    assert answer.body["reply"]["payload"] == {"words": 3}
+
+
 def test_a_variable_that_only_a_cluster_has_starts_nothing(start: Start) -> None:
     """Rather than a cell without the Secret it needs."""
     secret = {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}

@@ -277,6 +277,12 @@ def test_a_cell_is_told_of_its_handler(handler: dict[str, Any], url: str) -> Non
     assert "$(" not in environment(handler={"url": "http://a/$(HOME)"})["CELLMESH_HANDLER_URL"].replace("$$", "")
 
 
+def test_a_cell_is_told_of_its_app_where_the_manifest_names_one() -> None:
+    """Otherwise of none, so that an image can bring its own."""
+    assert environment(app="word_count:cell")["CELLMESH_APP"] == "word_count:cell"
+    assert "CELLMESH_APP" not in environment()
+
+
 def test_a_cell_without_a_handler_is_told_nothing_of_one() -> None:
     """Its pods stay as they were before there were handlers."""
     assert [name for name in environment() if "HANDLER" in name] == []

@@ -56,6 +56,7 @@ def test_what_peers_see_does_not_count_as_asked_of_the_children(name: str) -> No
         {"mailbox": {"history": 1}},
         {"mailbox": {"dedupeWindow": 1}},
         {"mailbox": {"maxDeliveries": 1}},
+        {"app": "word_count:cell"},
         {"handler": {"port": 9000}},
         {"handler": {"url": "http://a"}},
         {"resources": {"limits": {"cpu": 1}}},

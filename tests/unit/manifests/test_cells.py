@@ -135,6 +135,19 @@ def test_cells_without_instances_need_no_port(tmp_path: Path) -> None:
     assert [cell.instances for cell in load([str(path)])] == [["alpha-0"], []]
 
 
+def test_the_code_of_a_cell_is_beside_its_manifest(tmp_path: Path) -> None:
+    """Wherever the command is called; and a Cell without code has none of whoever starts it."""
+    (tmp_path / "inner").mkdir()
+    path = tmp_path / "inner" / "cells.yaml"
+    path.write_text(MINIMAL + "spec: {app: 'word_count:cell'}\n")
+    (with_code,) = load([str(path)])
+
+    found = environ_of(with_code)
+    assert (found["CELLMESH_APP"], found["CELLMESH_APP_DIR"]) == ("word_count:cell", str(tmp_path / "inner"))
+    found = environ_of(one(tmp_path, MINIMAL))
+    assert (found["CELLMESH_APP"], found["CELLMESH_APP_DIR"]) == ("", "")
+
+
 def test_a_handler_cannot_listen_where_a_cell_does(tmp_path: Path) -> None:
     """In a cluster each pod has its own 127.0.0.1; here they share one."""
     path = tmp_path / "cells.yaml"

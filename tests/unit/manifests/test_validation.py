@@ -70,7 +70,7 @@ def refusal(path: str) -> list[str]:
         ({"env": [{"name": "CELLMESH_PORT"}]}, "spec.env[0].name: variables that start with CELLMESH_"),
         ({"env": ["A=1"]}, "spec.env[0]: 'A=1' must be an object"),
         ({"prot": 1}, "spec.prot: no such field; did you mean port?"),
-        ({"zzz": 1}, "spec.zzz: no such field; there are branch, env, envFrom, handler, image, imagePullPolicy"),
+        ({"zzz": 1}, "spec.zzz: no such field; there are app, branch, env, envFrom, handler, image"),
     ],
 )
 def test_a_wrong_field_is_refused_by_its_path(tmp_path: Path, spec: dict[str, Any], line: str) -> None:

@@ -44,6 +44,10 @@ class CellManifest:
     dedupe_window: int
     max_deliveries: int
     env: tuple[Variable, ...]
+    app: str = ""
+    """Its own code, MODULE:OBJECT; empty: none."""
+    directory: Path = Path()
+    """Where its manifest is, and its code."""
     handler: HandlerManifest | None = None
     unused: tuple[str, ...] = ()
     """Fields of the manifest that have an effect in a cluster only, as paths."""
@@ -72,7 +76,7 @@ def load(paths: Sequence[str], *, namespace: str = "default", check_ports: bool 
         found = faults(document.data) or local_faults(document.data)
         lines += [f"{document.where}: {fault}" for fault in found]
         if not found:
-            cells.append((document, _cell(document.data, namespace)))
+            cells.append((document, _cell(document, namespace)))
     lines += _collisions(cells, check_ports=check_ports)
     if lines:
         raise ManifestError("\n".join(lines))
@@ -107,6 +111,8 @@ def instance_environ(
         "CELLMESH_HISTORY": str(cell.history),
         "CELLMESH_DEDUPE_WINDOW": str(cell.dedupe_window),
         "CELLMESH_MAX_DELIVERIES": str(cell.max_deliveries),
+        "CELLMESH_APP": cell.app,
+        "CELLMESH_APP_DIR": str(cell.directory) if cell.app else "",
         "CELLMESH_HANDLER_URL": handler.url if handler else "",
         "CELLMESH_HANDLER_TIMEOUT": str(handler.timeout) if handler else "",
         "CELLMESH_HANDLER_CONCURRENCY": str(handler.concurrency) if handler else "",
@@ -114,7 +120,8 @@ def instance_environ(
     }
 
 
-def _cell(written: dict[str, Any], namespace: str) -> CellManifest:
+def _cell(document: Document, namespace: str) -> CellManifest:
+    written = document.data
     data = with_defaults(written)
     spec, metadata = data["spec"], data["metadata"]
     mailbox = spec["mailbox"]
@@ -132,6 +139,8 @@ def _cell(written: dict[str, Any], namespace: str) -> CellManifest:
         dedupe_window=mailbox["dedupeWindow"],
         max_deliveries=mailbox["maxDeliveries"],
         env=variables(spec["env"]),
+        app=spec.get("app") or "",
+        directory=document.directory,
         handler=_handler(spec.get("handler")),
         unused=unused_fields(written.get("spec") or {}),
     )

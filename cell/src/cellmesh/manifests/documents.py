@@ -30,9 +30,18 @@ class Document:
     data: Any
 
     @property
+    def directory(self) -> Path:
+        """Where its file is; of standard input the current directory."""
+        return Path.cwd() if self.source == STANDARD_INPUT else Path(self.source).absolute().parent
+
+    @property
     def where(self) -> str:
         """File, position and name, for messages."""
         return f"{self.source}: {self.position} ({describe(self.data)})"
+
+
+#: What standard input is called.
+STANDARD_INPUT = "standard input"
 
 
 class FileFault(Exception):  # noqa: N818 - it is collected, not raised to the user
@@ -55,7 +64,7 @@ def read_documents(paths: Sequence[str]) -> tuple[list[Document], list[str]]:
     documents: list[Document] = []
     faults: list[str] = []
     for path in paths:
-        source = "standard input" if path == "-" else path
+        source = STANDARD_INPUT if path == "-" else path
         try:
             text = _read(path, source)
             found = list(_documents(text, source))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 #: Fields of the spec that have an effect on a machine; the others need a cluster.
-USED = frozenset({"replicas", "port", "type", "branch", "services", "mailbox", "handler", "env", "envFrom"})
+USED = frozenset({"replicas", "port", "type", "branch", "services", "mailbox", "app", "handler", "env", "envFrom"})
 #: Fields of a pod that an instance on a machine has too.
 KNOWN_OF_POD = ("metadata.name", "metadata.namespace")
 

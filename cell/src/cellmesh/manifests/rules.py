@@ -107,7 +107,8 @@ RULES: dict[str, Rule] = {
     "!has(self.ephemeral) || !(has(self.className) || has(self.accessModes) || has(self.retention))": lambda storage: (
         "ephemeral" not in storage or not {"className", "accessModes", "retention"} & set(storage)
     ),
-    # handler
+    # app and handler
+    "!has(self.app) || !has(self.handler)": lambda spec: "app" not in spec or "handler" not in spec,
     "!has(self.handler) || !has(self.handler.port) || self.handler.port != self.port": lambda spec: (
         spec.get("handler", {}).get("port") != spec["port"]
     ),

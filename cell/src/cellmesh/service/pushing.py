@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from urllib.parse import quote, urlsplit
 
-from cellmesh import __version__
 from cellmesh.protocol.decoding import check_object
 from cellmesh.protocol.messages import encode
 from cellmesh.protocol.problems import Problem
@@ -100,7 +99,7 @@ def headers(message: StoredMessage) -> tuple[tuple[str, str], ...]:
     found = [
         ("content-type", "application/json"),
         ("accept", "application/json"),
-        ("user-agent", f"cellmesh/{__version__}"),
+        ("user-agent", "cellmesh"),
         ("CellMesh-Message-Id", quote(message.message_id, safe=_VISIBLE)),
         ("CellMesh-From-Cell", quote(message.from_cell, safe=_VISIBLE)),
         ("CellMesh-Delivery-Count", str(message.delivery_count)),

@@ -76,6 +76,8 @@ class CellSpec:
     port: int = 8000
     storage: Volume | Ephemeral = field(default_factory=Volume)
     mailbox: Mailbox = field(default_factory=Mailbox)
+    app: str = ""
+    """The cell's own code, MODULE:OBJECT; empty: none, or what the image says."""
     handler: Handler | None = None
     resources: Object | None = None
     """None: the default requests of ``resources.pod_template``."""
@@ -139,6 +141,7 @@ def _spec(spec: Object) -> CellSpec:
             image=spec.get("image"),
             image_pull_policy=spec.get("imagePullPolicy"),
             port=spec.get("port"),
+            app=spec.get("app"),
             env=tuple(spec.get("env") or ()),
             env_from=tuple(spec.get("envFrom") or ()),
             volume_mounts=tuple(spec.get("volumeMounts") or ()),

@@ -63,6 +63,8 @@ def _settings(cell: Cell, settings: BuildSettings, grace: int) -> dict[str, str]
         "MAX_DELIVERIES": str(mailbox.max_deliveries),
         "DRAIN_ACCEPT": _seconds(min(DRAIN_ACCEPT, drain)),
         "DRAIN_TIMEOUT": _seconds(drain),
+        # Without one nothing at all: the image may bring its own.
+        **({"APP": cell.spec.app} if cell.spec.app else {}),
         **_handler(cell.spec.handler),
     }
 
