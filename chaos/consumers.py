@@ -43,7 +43,7 @@ class Keeper:
         self.instance = instance
         self._books = books
         self._ledger = ledger
-        self._arguments = ["--instance", instance, "--port", str(mesh.port(instance)), "--ledger", str(books)]
+        self._arguments = ["--instance", instance, "--port", str(mesh.address(instance)[1]), "--ledger", str(books)]
         self._arguments += ["--run", run, "--seed", str(seed)]
         self._process = Process(name, [], {}, mesh.directory)
         self._task: asyncio.Task[None] | None = None

@@ -187,11 +187,12 @@ class Mesh:
         """Return the name of the instance that has a URL; empty: none."""
         return next((name for name, gate in self.gates.items() if url.startswith(f"{gate.url}/")), "")
 
-    def port(self, name: str) -> int:
-        """Return the port on which a process itself listens."""
+    def address(self, name: str) -> tuple[str, int]:
+        """Return where a process itself listens."""
         address = self.processes[name].address
-        assert address is not None  # noqa: S101 - for the type checker
-        return address[1]
+        if address is None:
+            raise LookupError(name)
+        return address
 
     async def start(self) -> None:
         """Start everything."""

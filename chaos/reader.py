@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from cellmesh.transport.http1 import Lost, NotSent, Pool
 from chaos.ledger import Found, Inspected, Ledger
-from chaos.mesh import HOST, Mesh
+from chaos.parties import Parties
 
 INTERVAL = 1.0
 PAGE = 1000
@@ -30,12 +31,12 @@ class Reader:
 
     """
 
-    def __init__(self, mesh: Mesh, ledger: Ledger, run: str) -> None:
+    def __init__(self, mesh: Parties, ledger: Ledger, run: str) -> None:
         self._mesh = mesh
         self._ledger = ledger
         self._run = run
         self._after: dict[str, int] = {}
-        self._pools: dict[str, Pool] = {}
+        self._pools: dict[tuple[str, int], Pool] = {}
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -48,21 +49,22 @@ class Reader:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def consumed(self, within: float) -> dict[str, int]:
+    async def consumed(self, names: Sequence[str], within: float) -> dict[str, int]:
         """Wait until nothing waits for consumers any more; return what does, by instance, when it takes too long.
 
         Args:
+            names: of the instances.
             within: seconds.
 
         """
         deadline = time.monotonic() + within
         while True:
             left: dict[str, int] = {}
-            for name in self._mesh.receivers:
+            for name in names:
                 with contextlib.suppress(Unreadable):
                     counts = (await self.get(name, "/health"))["messages"]
                     left[name] = counts["pending"] + counts["leased"]
-            if len(left) == len(self._mesh.receivers) and not any(left.values()):
+            if len(left) == len(names) and not any(left.values()):
                 return {}
             if time.monotonic() > deadline:
                 return {name: count for name, count in left.items() if count}
@@ -126,9 +128,13 @@ class Reader:
             Unreadable: it does not answer, or with an error.
 
         """
-        pool = self._pools.get(name)
+        try:
+            address = self._mesh.address(name)
+        except LookupError:
+            raise Unreadable(f"{name}: nobody knows where it is") from None
+        pool = self._pools.get(address)
         if pool is None:
-            pool = self._pools[name] = Pool(HOST, self._mesh.port(name))
+            pool = self._pools[address] = Pool(*address)
         try:
             answer = await pool.request(pool.prepare("GET", path), connect_timeout=1.0, timeout=10.0)
         except (NotSent, Lost) as error:

@@ -116,7 +116,7 @@ class Run:
             telling.cancel()
             print("no more messages are begun; what is unanswered is sent again, the rest consumed", flush=True)
             await load.stop()
-            self.left_over = await reader.consumed(CATCHING_UP)
+            self.left_over = await reader.consumed(self._mesh.receivers, CATCHING_UP)
             for consumer in consumers.values():
                 consumer.check()
                 await consumer.stop()

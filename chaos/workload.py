@@ -17,7 +17,7 @@ from typing import Any
 
 from cellmesh.transport.http1 import Answer, Lost, NotSent, Pool
 from chaos.ledger import Attempt, Begun, Ledger, payload
-from chaos.mesh import HOST, Mesh
+from chaos.parties import Parties
 
 #: Seconds within which ``/send`` has to answer, and those that a client waits for it.
 TIMEOUT = 10.0
@@ -124,7 +124,7 @@ class Load:
     """
 
     def __init__(
-        self, mesh: Mesh, ledger: Ledger, *, run: str, seed: int, rate: float, streams: Sequence[Stream] = STREAMS
+        self, mesh: Parties, ledger: Ledger, *, run: str, seed: int, rate: float, streams: Sequence[Stream] = STREAMS
     ) -> None:
         self.progress = Progress()
         self._mesh = mesh
@@ -134,7 +134,7 @@ class Load:
         self._pace = Pace(rate)
         self._stopping = asyncio.Event()
         self._give_up = float("inf")
-        self._pools: dict[str, Pool] = {}
+        self._pools: dict[tuple[str, int], Pool] = {}
         self._clients: list[asyncio.Task[None]] = []
         self._streams = streams
         self._deadly = 0
@@ -282,8 +282,12 @@ class Load:
         return Attempt(**(vars(attempt) | changes))
 
     async def _post(self, entry: str, body: bytes) -> Answer:
-        pool = self._pools.get(entry)
+        try:
+            address = self._mesh.address(entry)
+        except LookupError:
+            raise NotSent("nobody knows where it is") from None
+        pool = self._pools.get(address)
         if pool is None:
-            pool = self._pools[entry] = Pool(HOST, self._mesh.port(entry))
+            pool = self._pools[address] = Pool(*address)
         head = pool.prepare("POST", "/send", (("content-type", "application/json"),))
         return await pool.request(head, body, connect_timeout=2.0, timeout=PATIENCE)
