@@ -10,17 +10,18 @@ Rooms, lowest first (a room imports only those below it; import-linter holds tha
 ``service``    the rules: receiving, handling, sending, draining.
 ``app``        what the code of a cell is written with; loads and hosts it.
 ``api``        HTTP: the FastAPI app and the hot path in front of it.
+``testing``    cells in the process of an author's tests.
 ``cli``        the ``cellmesh`` command.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cellmesh.app import Broadcast, Cell, Message, Receiver, Reject, Retry, SendError, Sent
+    from cellmesh.app import Backoff, Broadcast, Cell, Message, Receiver, Reject, Retry, SendError, Sent
 
 __version__ = "0.1.0"
 
-__all__ = ["Broadcast", "Cell", "Message", "Receiver", "Reject", "Retry", "SendError", "Sent"]
+__all__ = ["Backoff", "Broadcast", "Cell", "Message", "Receiver", "Reject", "Retry", "SendError", "Sent"]
 
 
 def __getattr__(name: str) -> Any:

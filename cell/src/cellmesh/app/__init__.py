@@ -10,5 +10,6 @@ from cellmesh.app.calls import Broadcast, Receiver, Sent
 from cellmesh.app.cell import Cell
 from cellmesh.app.errors import Reject, Retry, SendError
 from cellmesh.app.message import Message
+from cellmesh.service.outcomes import Backoff
 
-__all__ = ["Broadcast", "Cell", "Message", "Receiver", "Reject", "Retry", "SendError", "Sent"]
+__all__ = ["Backoff", "Broadcast", "Cell", "Message", "Receiver", "Reject", "Retry", "SendError", "Sent"]

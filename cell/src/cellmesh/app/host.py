@@ -17,7 +17,7 @@ from cellmesh.app.threads import Threads
 from cellmesh.errors import AppError
 from cellmesh.protocol.receipts import StoredMessage
 from cellmesh.service import cell as service
-from cellmesh.service.outcomes import Done, Failed, Later, Outcome, Rejected
+from cellmesh.service.outcomes import Backoff, Done, Failed, Later, Outcome, Rejected
 from cellmesh.service.reply import Reply
 
 log = logging.getLogger(__name__)
@@ -34,17 +34,19 @@ class Host:
     Args:
         app: the declared cell.
         cell: the running one.
+        backoff: how long a message waits that was not handled; None: as the declared cell says.
 
     Raises:
         RuntimeError: the declared cell is run already.
 
     """
 
-    def __init__(self, app: Cell, cell: service.Cell) -> None:
+    def __init__(self, app: Cell, cell: service.Cell, *, backoff: Backoff | None = None) -> None:
         if app.mesh is not None:
             raise RuntimeError("this cell runs already; make another Cell for another instance")
         self._app = app
         self._cell = cell
+        self._backoff = backoff or app.backoff
         self._threads = Threads()
         self.loop = asyncio.get_running_loop()
         app.mesh = self
@@ -59,7 +61,7 @@ class Host:
         await self._call(self._app.starting, "on_start")
         if self._app.handlers:
             handler = Dispatch(self._app, self._threads)
-            self._cell.handle_with(handler, lease=self._app.lease, backoff=self._app.backoff)
+            self._cell.handle_with(handler, lease=self._app.lease, backoff=self._backoff)
 
     async def stop(self) -> None:
         """Call what wants to be called at the end; whatever fails there is logged."""
