@@ -25,6 +25,7 @@ MAX_HANDLER_CONCURRENCY = 256
 _BLANKS = " \t\r\n"
 _AT_LEAST_ONE = (
     "max_messages",
+    "outbox_messages",
     "max_bytes",
     "max_deliveries",
     "max_body",
@@ -70,8 +71,10 @@ class Settings:
     """Names shown to peers, separated by commas."""
     max_messages: int = 1_000_000
     """Messages pending or leased at most; then 429."""
+    outbox_messages: int = 1_000_000
+    """Messages queued to be sent at most; then 429."""
     max_bytes: int = 512 * 1024 * 1024
-    """Size of the inbox's files at most; then 429."""
+    """Size of the files of inbox and outbox at most; then 429."""
     history: int = 10_000
     """Consumed, and dead, messages kept: the newest so many of each."""
     history_seconds: float = 86_400.0

@@ -16,6 +16,7 @@ from cellmesh.api.consumers import Route, add_consumers
 from cellmesh.api.exchange import Disconnected, Guard, Receive, Scope, Send, answer, write
 from cellmesh.api.hot_path import endpoints
 from cellmesh.api.metrics import Metrics
+from cellmesh.api.sent import add_sent
 from cellmesh.protocol.fields import MAX_ID, Name
 from cellmesh.protocol.messages import CellMessage, LegacyMessage, SendRequest, encode
 from cellmesh.protocol.problems import Problem, invalid
@@ -74,6 +75,7 @@ def build(cell: Cell, guard: Guard) -> FastAPI:
     _add_messages(app, cell, route)
     add_consumers(app, cell, route)
     _add_reading(app, cell)
+    add_sent(app, cell)
     _add_operations(app, cell)
     openapi.describe(app)
     app.add_middleware(cast("Any", GuardMiddleware), guard=guard, itself=frozenset(endpoints(cell)))
@@ -179,7 +181,8 @@ def _add_messages(app: FastAPI, cell: Cell, route: Route) -> None:
         description="Finds the cell through discovery and answers once it has acknowledged. "
         "Every error says whether the message may have been delivered. With `await_reply` it waits for the reply. "
         "To several receivers (`to_cell` a list or `*`, or `instances: all`) each copy has a result of its own: "
-        "200 if all have it, 207 if some, 502 if none has.",
+        "200 if all have it, 207 if some, 502 if none has. With `mode: queued` it answers 202 once the message is on "
+        "disk here, and goes on by itself until it is delivered or its `ttl` is over; `GET /sent` tells.",
         responses=openapi.send_responses(),
         openapi_extra=openapi.body(openapi.ref(SendRequest)),
     )

@@ -18,6 +18,7 @@ class CellCollector(Collector):
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
         self.oldest_pending_seconds: float | None = None
+        self.oldest_queued_seconds: float | None = None
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics (prometheus_client)."""
@@ -66,7 +67,28 @@ class CellCollector(Collector):
         yield GaugeMetricFamily(
             "cellmesh_handlers_lingering", "Handlers that ran out of time and still run.", value=cell.lingering
         )
+        yield from self._outbox()
         yield GaugeMetricFamily("cellmesh_ready", "Whether this instance is ready.", value=float(cell.ready))
+
+    def _outbox(self) -> Iterator[Metric]:
+        outbox = self._cell.outbox
+        state = GaugeMetricFamily("cellmesh_outbox_messages", "Messages in the outbox.", labels=["state"])
+        for name, count in outbox.totals.items():
+            state.add_metric([name], count)
+        yield state
+        yield GaugeMetricFamily(
+            "cellmesh_outbox_oldest_queued_seconds",
+            "Age of the oldest message that is queued to be sent; 0 if there is none.",
+            value=self.oldest_queued_seconds or 0.0,
+        )
+        yield CounterMetricFamily("cellmesh_outbox_queued", "Messages queued.", value=self._cell.counters.queued)
+        yield CounterMetricFamily("cellmesh_outbox_attempts", "Attempts to deliver a message.", value=outbox.attempts)
+        ended = CounterMetricFamily(
+            "cellmesh_outbox_ended", "Queued messages that ended, by outcome.", labels=["outcome"]
+        )
+        for name, count in outbox.ended.items():
+            ended.add_metric([name], count)
+        yield ended
 
 
 class Metrics:
@@ -83,4 +105,5 @@ class Metrics:
     async def render(self) -> bytes:
         """Return the metrics in Prometheus' text format."""
         self._collector.oldest_pending_seconds = await self._cell.inbox.oldest_pending_seconds()
+        self._collector.oldest_queued_seconds = await self._cell.outbox.oldest_queued_seconds()
         return generate_latest(self._registry)

@@ -20,6 +20,7 @@ from cellmesh.protocol.consuming import (
 )
 from cellmesh.protocol.messages import CellMessage, LegacyMessage, SendRequest
 from cellmesh.protocol.problems import CODES, ErrorBody
+from cellmesh.protocol.queueing import Queued, QueuedCopies, SentCopies, SentMessage, SentPage
 from cellmesh.protocol.receipts import (
     BatchItem,
     BroadcastAnswer,
@@ -35,7 +36,7 @@ from cellmesh.protocol.receipts import (
 _TYPES: list[Any] = [
     CellMessage, LegacyMessage, SendRequest, Receipt, LegacyReceipt, BatchItem, BroadcastAnswer, Delivered,
     MessagePage, MessageWithHistory, ErrorBody, SendErrorBody, LeaseBody, LeaseAnswer, AckBody, NackBody, ExtendBody,
-    SettledAnswer, DeadBody, DeadAnswer,
+    SettledAnswer, DeadBody, DeadAnswer, Queued, QueuedCopies, SentMessage, SentCopies, SentPage,
 ]  # fmt: skip
 
 
@@ -68,9 +69,10 @@ def responses(
 
 
 def send_responses() -> dict[int | str, dict[str, Any]]:
-    """Return the answers of ``POST /send``, to one receiver and to several."""
+    """Return the answers of ``POST /send``: to one receiver and to several, sent at once and queued."""
     several = ref(BroadcastAnswer)
     answers = responses({"anyOf": [ref(Delivered), several]}, *SEND, errors=SendErrorBody)
+    answers[202] = {"description": "queued, on disk", "content": content({"anyOf": [ref(Queued), ref(QueuedCopies)]})}
     answers[207] = {"description": "delivered to some of several receivers", "content": content(several)}
     answers[502]["content"] = content({"anyOf": [ref(SendErrorBody), several]})
     return answers
@@ -82,7 +84,7 @@ WRITE = (
 )  # fmt: skip
 RECEIVE = (*WRITE, "id_conflict", "misdirected", "inbox_full", "draining", "disk_full")
 SEND = (*RECEIVE, "unknown_cell", "link_full", "unreachable", "no_ready_instance", "discovery_unavailable", "timeout",
-        "outcome_unknown", "reply_timeout", "no_receivers")  # fmt: skip
+        "outcome_unknown", "reply_timeout", "no_receivers", "outbox_full")  # fmt: skip
 MESSAGE_BODY = {"anyOf": [ref(CellMessage), ref(LegacyMessage)]}
 
 
@@ -106,6 +108,7 @@ def describe(app: FastAPI) -> None:
             ]
             for name in ("StoredMessage", "MessageWithHistory", "LeasedMessage"):
                 _object(named[name]["properties"]["payload"], anything=False)
+            named["SentMessage"]["properties"]["payload"] = {"type": "object"}
             for name in ("Delivered", "BatchItem", "BroadcastResult"):
                 for field in ("response", "body"):
                     _object(named[name]["properties"].get(field), anything=False)

@@ -82,6 +82,15 @@ class Inbox:
         """The bounds it was opened with."""
         return self._store.limits
 
+    @property
+    def store(self) -> Store:
+        """What is written with; for others who write to the same file, in the writer thread."""
+        return self._store
+
+    async def query(self, read: Callable[[apsw.Connection], T]) -> T:
+        """Return what ``read`` returns; it runs beside the writer, on a read-only connection."""
+        return await self._read(lambda: read(self._reader.connection()))
+
     def file_bytes(self) -> int:
         """Return the size of the inbox's files in bytes."""
         return self._store.file_bytes()

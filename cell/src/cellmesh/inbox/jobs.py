@@ -23,6 +23,9 @@ class Job:
 
     __slots__ = ("items", "loop", "outcomes", "stored")
 
+    #: Bytes besides those of its messages: none.
+    size = 0
+
     def __init__(self, items: Sequence[Checked], loop: asyncio.AbstractEventLoop, stored: Stored) -> None:
         self.items = items
         self.loop = loop
@@ -41,7 +44,7 @@ class WorkBroken(Exception):  # noqa: N818 - internal
 class Work:
     """Anything else to write: what executes it in the transaction, and who hears of the result."""
 
-    __slots__ = ("done", "execute", "loop", "result")
+    __slots__ = ("done", "execute", "loop", "result", "size")
 
     #: Of messages to store: none.
     items: Sequence[Checked] = ()
@@ -55,6 +58,8 @@ class Work:
         self.execute = execute
         self.loop = loop
         self.done = done
+        #: Bytes that it adds to the file, about.
+        self.size = 0
         self.result: Any = None
 
     def carry_out(self, tx: Transaction) -> None:

@@ -63,7 +63,7 @@ class Reader:
             values.append(after)
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         order = "ASC" if after is not None else "DESC"
-        rows = self._connection().execute(
+        rows = self.connection().execute(
             f"{SELECT}{where} ORDER BY m.seq {order} LIMIT ?",
             (*values, limit),
         )
@@ -73,7 +73,7 @@ class Reader:
     def find(self, message_id: str) -> MessageWithHistory | None:
         """Return the newest message of this id, whoever sent it, with its history."""
         row = (
-            self._connection()
+            self.connection()
             .execute(
                 f"SELECT {COLUMNS} FROM receipts r JOIN messages m ON m.seq = r.seq JOIN payloads p ON p.seq = m.seq"
                 " WHERE r.key >= ? AND r.key < ? AND m.message_id = ? ORDER BY m.seq DESC LIMIT 1",
@@ -86,7 +86,7 @@ class Reader:
     def sent_from(self, message_id: str, from_cell: str, namespace: str) -> str | None:
         """Return the instance that sent a message; None if there is no such message, or it does not say."""
         row = (
-            self._connection()
+            self.connection()
             .execute(
                 "SELECT m.extra FROM receipts r JOIN messages m ON m.seq = r.seq"
                 " WHERE r.key >= ? AND r.key < ? AND m.message_id = ? AND m.from_cell = ? ORDER BY m.seq DESC LIMIT 1",
@@ -101,7 +101,7 @@ class Reader:
 
     def oldest_pending(self) -> int | None:
         """Return when the oldest pending message was received, ms since the epoch."""
-        value = self._connection().execute(
+        value = self.connection().execute(
             "SELECT received_at FROM messages WHERE state = ? ORDER BY seq LIMIT 1", (PENDING,)
         )
         row = value.fetchone()
@@ -112,7 +112,8 @@ class Reader:
         for connection in self._connections:
             connection.close()
 
-    def _connection(self) -> apsw.Connection:
+    def connection(self) -> apsw.Connection:
+        """Return the connection of this thread."""
         connection: apsw.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._local.connection = open_reader(self._directory)

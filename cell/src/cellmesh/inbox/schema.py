@@ -66,6 +66,46 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE messages ADD COLUMN log TEXT;
     CREATE INDEX messages_moving ON messages (moving_to) WHERE moving_to IS NOT NULL;
     """,
+    # The outbox, one table a concern as above:
+    #   sent           what every attempt touches           sent_payloads  gone once a message is delivered
+    #   sent_ids       its key, which outlives the message: a repeat is recognised
+    # to_instance is the one it is meant for, '' for any; instance (uid, pinned_at) the one that may have it.
+    # sent_queued is what is read when an instance becomes ready; the rest of a queue is found in memory.
+    """
+    CREATE TABLE sent (
+        position INTEGER PRIMARY KEY AUTOINCREMENT,
+        message_id TEXT NOT NULL,
+        to_cell TEXT NOT NULL,
+        to_instance TEXT NOT NULL,
+        message_type TEXT NOT NULL,
+        priority INTEGER NOT NULL,
+        ttl ANY NOT NULL,
+        queued_at INTEGER NOT NULL,
+        expires_at INTEGER,
+        extra BLOB,
+        flags INTEGER NOT NULL,
+        state INTEGER NOT NULL DEFAULT 0,
+        instance TEXT,
+        uid TEXT,
+        pinned_at INTEGER,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        attempted_at INTEGER,
+        target_url TEXT,
+        code TEXT,
+        error TEXT,
+        ended_at INTEGER
+    ) STRICT;
+    CREATE INDEX sent_queued ON sent (to_cell, priority, position, to_instance) WHERE state = 0;
+    CREATE INDEX sent_expiring ON sent (expires_at) WHERE state = 0 AND expires_at IS NOT NULL;
+    CREATE INDEX sent_ended ON sent (state, ended_at) WHERE state >= 1;
+    CREATE TABLE sent_payloads (position INTEGER PRIMARY KEY, payload BLOB NOT NULL) STRICT;
+    CREATE TABLE sent_ids (
+        position INTEGER PRIMARY KEY,
+        key BLOB NOT NULL UNIQUE,
+        fingerprint BLOB NOT NULL,
+        queued_at INTEGER NOT NULL
+    ) STRICT;
+    """,
 )
 VERSION = len(MIGRATIONS)
 

@@ -285,24 +285,30 @@ class Store:
 
     def _room(self, items: Sequence[Checked]) -> tuple[int, Verdict]:
         """Return how many new messages may be stored, and the verdict on those beyond."""
-        size = sum([len(item.payload) for item in items])
+        refusal = self.space(sum([len(item.payload) for item in items]))
+        if refusal is not None:
+            return 0, refusal
+        return self.limits.max_messages - self.gauges.pending - self.gauges.leased, Verdict.INBOX_FULL
+
+    def space(self, size: int) -> Verdict | None:
+        """Return why there is no room for ``size`` bytes more in the files, or None if there is."""
         # Far from every bound the file system need not be asked for every group: each question costs the
         # interpreter's lock. What may have been written since the last one is counted instead.
         self.headroom -= MAX_GROWTH * size + GROUP_GROWTH
         if self.headroom > 0:
-            return self.limits.max_messages - self.gauges.pending - self.gauges.leased, Verdict.INBOX_FULL
+            return None
         disk = os.statvfs(self._directory)
         left = disk.f_bavail * disk.f_frsize - self.limits.disk_reserve - size
         if left < 0:
-            return 0, Verdict.DISK_FULL
+            return Verdict.DISK_FULL
         used = self.file_bytes() + size
         self.headroom = min(left, self.limits.max_bytes - used, MAX_HEADROOM)
         if used > self.limits.max_bytes:
             # Pages that are free inside the file are room as well.
             free = int(self.connection.pragma("freelist_count")) * PAGE
             if used - free > self.limits.max_bytes:
-                return 0, Verdict.INBOX_FULL
-        return self.limits.max_messages - self.gauges.pending - self.gauges.leased, Verdict.INBOX_FULL
+                return Verdict.INBOX_FULL
+        return None
 
     def _fill_log(self, pages: int) -> None:
         """Bring the write-ahead log to its full length once, before the first message.

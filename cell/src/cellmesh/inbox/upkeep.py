@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import apsw
 
 from cellmesh.inbox.store import CONSUMED, DEAD, GROUP_GROWTH, LOG_PAGES, MAX_GROWTH, Store
+from cellmesh.inbox.transaction import Transaction
 
 #: Rows that one step changes at most: short steps, so that messages never wait long for them.
 ROWS = 256
@@ -30,6 +32,8 @@ class Upkeep:
         self._connection = store.connection
         self._execute = store.connection.execute
         self._executemany = store.connection.executemany
+        #: What makes room besides, see ``Writer.attend``.
+        self.reclaims: list[Callable[[Transaction], None]] = []
         self._next_reclaim = 0.0
         self._next_old = 0.0
         self._forgotten = 0
@@ -62,9 +66,17 @@ class Upkeep:
         if self._store.file_bytes() + size <= self._store.limits.max_bytes:
             return
         self._next_reclaim = time.monotonic() + 1.0
-        with self._connection:
-            for state in (DEAD, CONSUMED):
-                self._drop(state, "", (), 10 * ROWS)
+        tx = Transaction(self._connection)
+        try:
+            with self._connection:
+                for state in (DEAD, CONSUMED):
+                    self._drop(state, "", (), 10 * ROWS)
+                for reclaim in self.reclaims:
+                    reclaim(tx)
+        except apsw.Error:
+            tx.rolled_back()
+            raise
+        tx.committed()
         self._execute("PRAGMA incremental_vacuum").fetchall()
         self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 

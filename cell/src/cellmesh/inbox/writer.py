@@ -66,6 +66,7 @@ class Writer:
         self.leasing = Leasing(store)
         #: Consumers that wait for a message, longest first.
         self._waiting: list[LeaseWork] = []
+        self._steps: list[Callable[[Transaction], bool]] = []
         self._on_death = on_death
         self._queue: queue.SimpleQueue[Job | Work | None] = queue.SimpleQueue()
         self._closed = False
@@ -87,8 +88,8 @@ class Writer:
         """
         self._queue.put(Job(items, self._running_loop(), stored))
 
-    def submit(self, execute: Callable[[Transaction], T], done: Callable[[T | WorkFailed], None]) -> None:
-        """Queue anything else that is to be written.
+    def submit(self, execute: Callable[[Transaction], T], done: Callable[[T | WorkFailed], None]) -> Work:
+        """Queue anything else that is to be written; return it, so that its ``size`` may be said.
 
         Args:
             execute: called in the writer thread, inside a transaction that may hold other work too.
@@ -98,7 +99,20 @@ class Writer:
             WriterStopped: after ``close``.
 
         """
-        self._queue.put(Work(execute, self._running_loop(), done))
+        work = Work(execute, self._running_loop(), done)
+        self._queue.put(work)
+        return work
+
+    def attend(self, step: Callable[[Transaction], bool], reclaim: Callable[[Transaction], None]) -> None:
+        """Have others' upkeep done with the inbox's.
+
+        Args:
+            step: does a small part of what is due, in a transaction; returns whether more is.
+            reclaim: makes room in the file, in a transaction.
+
+        """
+        self._steps.append(step)
+        self._keeper.reclaims.append(reclaim)
 
     def lease(self, request: LeaseRequest, done: Callable[[list[Leased] | WorkFailed], None]) -> None:
         """Queue a consumer's request; ``done`` is called once there are messages or the time is over.
@@ -175,6 +189,7 @@ class Writer:
         while job is not None:
             group.append(job)
             messages += len(job.items) or 1
+            size += job.size
             for item in job.items:
                 size += len(item.payload)
             if messages >= MAX_GROUP_MESSAGES or size >= MAX_GROUP_BYTES:
@@ -191,8 +206,9 @@ class Writer:
         jobs = [job for job in group if isinstance(job, Job)] if work else cast("list[Job]", group)
         items: Sequence[Checked]
         items = jobs[0].items if len(jobs) == 1 else [item for job in jobs for item in job.items]
-        if items:
-            self._reclaim(sum([len(item.payload) for item in items]))
+        size = sum([len(item.payload) for item in items]) + sum([one.size for one in work])
+        if size:
+            self._reclaim(size)
         outcomes = self._transaction(items, work)
         if outcomes is None:
             # One of them spoils the group: each on its own, so that only that one fails.
@@ -307,6 +323,8 @@ class Writer:
             connection.execute("BEGIN IMMEDIATE")
             more = self._keeper.step()
             more |= self.leasing.step(tx)
+            for step in self._steps:
+                more |= step(tx)
             connection.execute("COMMIT")
             tx.committed()
             before = replace(self._store.gauges)

@@ -131,7 +131,8 @@ class SendRequest(msgspec.Struct, omit_defaults=True, kw_only=True, forbid_unkno
     ttl: Ttl | None = None
     message_id: MessageId | None = None
     timeout: Timeout | None = None
-    mode: Literal["direct"] | None = None
+    mode: Literal["direct", "queued"] | None = None
+    not_before: NotBefore | None = None
     await_reply: AwaitReply | None = None
     reply_to: MessageId | None = None
     conversation_id: MessageId | None = None
@@ -295,9 +296,23 @@ def decode_send(body: bytes) -> SendRequest:
         check_object("payload", payload)
     if request.timestamp is not None:
         check_timestamp("timestamp", request.timestamp)
+    if request.not_before:
+        check_delay(request.not_before, request.ttl)
     if request.several:
         _check_several(request)
     return request
+
+
+def check_delay(not_before: float, ttl: float | None) -> None:
+    """Check that a message can be handed out before it expires.
+
+    Raises:
+        Problem: ``invalid_field`` naming ``not_before``.
+
+    """
+    ttl = DEFAULT_TTL if ttl is None else ttl
+    if ttl and not_before >= ttl:
+        raise invalid("not_before", f"{not_before} must be below ttl ({ttl}), or it expires before")
 
 
 def _check_several(request: SendRequest) -> None:
@@ -375,8 +390,7 @@ def accept(message: CellMessage, here: Identity) -> Checked:
         )
     special = None
     if message.not_before:
-        if ttl and message.not_before >= ttl:
-            raise invalid("not_before", f"{message.not_before} must be below ttl ({ttl}), or it expires before")
+        check_delay(message.not_before, ttl)
         special = Special(delay=message.not_before)
     if message.for_instance is not None and message.for_instance != here.instance:
         special = Special(delay=message.not_before or 0.0, moving_to=message.for_instance)

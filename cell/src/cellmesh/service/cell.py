@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from cellmesh.discovery.directory import Directory
 from cellmesh.discovery.registration import Registration
 from cellmesh.inbox import Inbox, InboxLimits
+from cellmesh.outbox import Outbox, OutboxLimits
 from cellmesh.protocol.messages import Identity
 from cellmesh.protocol.peers import PeerRegistration
 from cellmesh.protocol.problems import Problem
@@ -22,9 +23,11 @@ from cellmesh.service.broadcasting import Broadcaster
 from cellmesh.service.consuming import Consumers
 from cellmesh.service.counters import Counters
 from cellmesh.service.delivering import Courier
+from cellmesh.service.dispatching import Dispatcher
 from cellmesh.service.handling import LEASE, Handler, Handling
 from cellmesh.service.outcomes import Backoff
 from cellmesh.service.pushing import Push
+from cellmesh.service.queueing import Queueing
 from cellmesh.service.receiving import Receiver
 from cellmesh.service.replies import Replies
 from cellmesh.service.reply import Reply
@@ -34,6 +37,8 @@ from cellmesh.settings import Settings
 log = logging.getLogger(__name__)
 
 SWEEP_INTERVAL = 30.0
+#: How long, at the end, answers to queued messages that have been sent are waited for, seconds.
+LAST_ANSWERS = 2.0
 
 
 def open_inbox(settings: Settings) -> Inbox:
@@ -84,7 +89,12 @@ class Cell:
         )
         self.courier = Courier(self.directory, (settings.link_messages, settings.link_bytes), self.counters)
         self.broadcaster = Broadcaster(self.here, self.directory)
-        self.sender = Sender(self.here, self.courier, self.broadcaster, self.replies, inbox.clock, self.counters)
+        self.outbox = Outbox(inbox, OutboxLimits(settings.outbox_messages))
+        self.dispatcher = Dispatcher(self.outbox, self.here, self.directory, inbox.clock)
+        self.queueing = Queueing(self.outbox, self.dispatcher, inbox.clock, self.counters)
+        self.sender = Sender(
+            self.here, self.courier, self.broadcaster, self.queueing, self.replies, inbox.clock, self.counters
+        )
         self.consumers = Consumers(inbox, self.here, self.counters)
         self.ready = False
         self.draining = False
@@ -94,11 +104,14 @@ class Cell:
         self._push: Push | None = None
         self._registration: Registration | None = None
         self._sweeper: asyncio.Task[None] | None = None
+        self._dispatching: asyncio.Task[None] | None = None
 
     def start(self, port: int) -> None:
         """Become ready on ``port`` and, where wanted, register with discovery."""
         self.ready = True
-        self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
+        loop = asyncio.get_running_loop()
+        self._sweeper = loop.create_task(self._sweep())
+        self._dispatching = loop.create_task(self.dispatcher.start())
         if self.settings.discovery_url and self.settings.register:
             self._registration = Registration(self.settings.discovery_url, self._peer(port))
             self._registration.start()
@@ -164,15 +177,17 @@ class Cell:
 
     async def close(self) -> None:
         """Close everything; what was taken is written first."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._sweeper
+        for task in (self._sweeper, self._dispatching):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
         if self._handling is not None:
             await self._handling.abandon()
             await self._handling.close()
         if self._push is not None:
             self._push.close()
+        await self.dispatcher.close(LAST_ANSWERS)
         await self.directory.close()
         self.courier.close()
         self.inbox.close()
@@ -200,6 +215,10 @@ class Cell:
                 "bytes": self.inbox.file_bytes(),
             },
             "consumers_waiting": self.inbox.writer.consumers_waiting,
+            "outbox": {
+                **self.outbox.totals,
+                "oldest_queued_seconds": await self.outbox.oldest_queued_seconds(),
+            },
             "sent": {"delivered": self.counters.delivered, "failed": self.counters.failed},
         }
 
@@ -233,6 +252,7 @@ class Cell:
         while True:
             await asyncio.sleep(SWEEP_INTERVAL)
             self.courier.sweep()
+            self.dispatcher.sweep()
 
     def _peer(self, port: int) -> PeerRegistration:
         settings = self.settings

@@ -15,6 +15,8 @@ class Counters:
         self.sent: Counter[str] = Counter()
         #: Messages sent whose reply was waited for, by outcome: reply, or reply_timeout.
         self.asked: Counter[str] = Counter()
+        #: Messages queued.
+        self.queued = 0
         #: Attempts beyond the first of a message.
         self.retries = 0
         #: Messages that handlers of this cell were given, by what came of it: handled, failed, rejected, deferred.

@@ -10,6 +10,7 @@ import msgspec
 
 from cellmesh.protocol.peers import Peer
 from cellmesh.protocol.problems import CODES
+from cellmesh.transport.link import Receipt
 
 
 class Meaning(Enum):
@@ -34,7 +35,12 @@ class _Body(msgspec.Struct):
     error: str | None = None
 
 
+class _Later(msgspec.Struct):
+    retry_after: float | None = None
+
+
 _decode = msgspec.json.Decoder(_Body).decode
+_decode_later = msgspec.json.Decoder(_Later).decode
 
 
 def read_answer(status: int, body: bytes) -> tuple[Meaning, str, str]:
@@ -65,6 +71,18 @@ def read_answer(status: int, body: bytes) -> tuple[Meaning, str, str]:
     if 400 <= status < 500:
         return Meaning.REFUSED, code, error
     return Meaning.FAILED, code, error
+
+
+def retry_after(receipt: Receipt) -> float | None:
+    """Return in how many seconds an instance wants to be asked again, 1 to 60; None if it does not say."""
+    if receipt.retry_after is not None:
+        said = float(receipt.retry_after) if receipt.retry_after.isdecimal() else None  # not a date
+    else:
+        try:
+            said = _decode_later(receipt.body).retry_after
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+    return None if said is None else min(max(said, 1.0), 60.0)
 
 
 def rendezvous(key: str, peers: Sequence[Peer]) -> Peer:

@@ -7,13 +7,14 @@ import asyncio
 from msgspec import Raw
 
 from cellmesh.inbox.clock import SteadyClock, iso
-from cellmesh.protocol.messages import CellMessage, Identity, SendRequest, decode_send, encode
+from cellmesh.protocol.messages import DEFAULT_TIMEOUT, CellMessage, Identity, SendRequest, decode_send, encode
 from cellmesh.protocol.problems import Problem
 from cellmesh.protocol.receipts import Delivered, StoredMessage
 from cellmesh.service.broadcasting import Broadcaster
 from cellmesh.service.counters import Counters
 from cellmesh.service.delivering import Courier
 from cellmesh.service.letters import Letter, failed, no_reply, not_begun, stopping
+from cellmesh.service.queueing import Queueing
 from cellmesh.service.receiving import new_id
 from cellmesh.service.replies import Replies, Waiter
 from cellmesh.service.reply import Answer, Awaited, Reply, failure, when_gone
@@ -26,6 +27,7 @@ class Sender:
         here: who this instance is.
         courier: what takes messages to others.
         broadcaster: what takes messages to several receivers.
+        queueing: what queues them.
         replies: who waits for replies, and where they go.
         clock: for timestamps.
         counters: where outcomes are counted.
@@ -37,6 +39,7 @@ class Sender:
         here: Identity,
         courier: Courier,
         broadcaster: Broadcaster,
+        queueing: Queueing,
         replies: Replies,
         clock: SteadyClock,
         counters: Counters,
@@ -44,6 +47,7 @@ class Sender:
         self._here = here
         self._courier = courier
         self._broadcaster = broadcaster
+        self._queueing = queueing
         self._replies = replies
         self._clock = clock
         self._counters = counters
@@ -59,7 +63,18 @@ class Sender:
 
     def send(self, body: bytes, answer: Answer, *, own: bool = False) -> None:
         """Answer ``POST /send``; ``own``: it is the cell's own code that asks."""
-        task = self._loop.create_task(self._send(body, answer, own=own))
+        try:
+            if self.refusing and not own:
+                raise draining()
+            request = decode_send(body)
+        except Problem as problem:
+            answer(self._failed(not_begun(problem, body), problem))
+            return
+        if request.mode == "queued" and not request.several and request.reply_to is None:
+            # Nothing is to be waited for but the disk: no task is needed.
+            self._queueing.queue(request, self._message(request), answer)
+            return
+        task = self._loop.create_task(self._send(request, body, answer))
         self._under_way.add(task)
 
         def ended(task: asyncio.Task[Reply]) -> None:
@@ -74,23 +89,31 @@ class Sender:
 
         task.add_done_callback(ended)
 
-    async def _send(self, body: bytes, answer: Answer, *, own: bool) -> Reply:
-        try:
-            if self.refusing and not own:
-                raise draining()
-            request = decode_send(body)
-        except Problem as problem:
-            return self._failed(not_begun(problem, body), problem)
+    async def _send(self, request: SendRequest, body: bytes, answer: Answer) -> Reply:
         message = self._message(request)
-        if not request.several:
+        if not request.several and request.mode != "queued":
             return await self._carry(Letter(request, message, self._loop.time()), answer)
         try:
+            if request.mode == "queued":
+                return await self._queue(request, message)
             return await self._broadcaster.send(request, message, self._carry)
         except Problem as problem:
             return self._failed(not_begun(problem, body), problem)
         except asyncio.CancelledError:
             stopped = draining()
             return self._failed(not_begun(stopped, body), stopped)
+
+    async def _queue(self, request: SendRequest, message: CellMessage) -> Reply:
+        """Queue a message, to all of its receivers as they are now, or to the instance that a reply is for."""
+        if request.several:
+            receivers = await self._broadcaster.receivers(request, request.timeout or DEFAULT_TIMEOUT)
+            return await self._queueing.queue_copies(
+                request, message, [(receiver.cell, receiver.instance) for receiver in receivers]
+            )
+        message.for_instance = await self._replies.home(request)
+        awaited = Awaited()
+        self._queueing.queue(request, message, awaited)
+        return await awaited.reply()
 
     async def _carry(self, letter: Letter, answer: Answer | None = None) -> Reply:
         """Deliver one message and return what is said of it."""
@@ -163,6 +186,7 @@ class Sender:
             ttl=request.ttl,
             reply_to=request.reply_to,
             conversation_id=request.conversation_id,
+            not_before=request.not_before,
             traceparent=request.traceparent,
             tracestate=request.tracestate,
             from_namespace=self._here.namespace,

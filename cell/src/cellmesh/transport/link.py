@@ -29,7 +29,10 @@ ANSWER_TIMEOUT = 310.0
 BATCH_TIMEOUT = 60.0
 OFFER_HEADER = b"cellmesh-batch"
 
-_decode_items = msgspec.json.Decoder(list[BatchItem]).decode
+#: Answers to a batch of a peer that takes none: nothing of it was stored.
+NO_BATCHES = frozenset({404, 405, 413, 415, 501})
+
+decode_items = msgspec.json.Decoder(list[BatchItem]).decode
 
 
 class Receipt(msgspec.Struct):
@@ -38,6 +41,18 @@ class Receipt(msgspec.Struct):
     status: int
     body: bytes
     retry_after: str | None = None
+
+
+def read_offer(answer: Answer) -> tuple[int, int] | None:
+    """Return the messages and bytes of a batch that the answer to a single message offers to take."""
+    offer = answer.headers.get(OFFER_HEADER)
+    if offer is None:
+        return None
+    messages, _, size = offer.decode("latin-1").partition(",")
+    try:
+        return max(1, int(messages)), int(size)
+    except ValueError:
+        return None
 
 
 class _Entry:
@@ -196,7 +211,7 @@ class Link:
             self._fail(entries, error)
             return
         if single:
-            self._learn(answer)
+            self._offer = read_offer(answer)
             self._resolve(entries[0], answer.status, answer.body, answer)
         else:
             self._resolve_batch(entries, answer)
@@ -205,18 +220,6 @@ class Link:
         for entry in entries:
             if not entry.future.done():
                 entry.future.set_exception(error)
-
-    def _learn(self, answer: Answer) -> None:
-        """Read the offer of batches in an answer to a single message."""
-        offer = answer.headers.get(OFFER_HEADER)
-        if offer is None:
-            self._offer = None
-            return
-        messages, _, size = offer.decode("latin-1").partition(",")
-        try:
-            self._offer = (max(1, int(messages)), int(size))
-        except ValueError:
-            self._offer = None
 
     def _resolve(self, entry: _Entry, status: int, body: bytes, answer: Answer | None = None) -> None:
         if entry.future.done():
@@ -227,7 +230,7 @@ class Link:
     def _resolve_batch(self, entries: list[_Entry], answer: Answer) -> None:
         if answer.status == 200:
             try:
-                items = _decode_items(answer.body)
+                items = decode_items(answer.body)
             except msgspec.MsgspecError:
                 items = []
             if len(items) == len(entries):
@@ -237,7 +240,7 @@ class Link:
                 return
             self._fail(entries, Lost("the answer to a batch does not have one item per message"))
             return
-        if answer.status in {404, 405, 413, 415, 501}:
+        if answer.status in NO_BATCHES:
             # It takes no batches (any more): nothing of this one was stored, each goes alone, in order.
             self._offer = None
             for entry in reversed(entries):
