@@ -9,6 +9,8 @@ from typing import Annotated, Any, cast
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.routing import Route as StarletteRoute
 
 from cellmesh import __version__
 from cellmesh.api import openapi
@@ -106,7 +108,7 @@ def _add_errors(app: FastAPI) -> None:
     async def http(request: Request, error: Exception) -> Response:
         status = cast("HTTPException", error).status_code
         if status == 405:
-            allowed = (cast("HTTPException", error).headers or {}).get("Allow", "")
+            allowed = _allowed(request)
             reply = refuse(Problem("method_not_allowed", f"{request.method} is not possible here; use {allowed}"))
             return _response(Reply(reply.status, reply.body, ((b"allow", allowed.encode()),)))
         if status == 404:
@@ -117,6 +119,13 @@ def _add_errors(app: FastAPI) -> None:
     async def failed(request: Request, error: Exception) -> Response:
         log.error("%s %s failed: %s", request.method, request.url.path, type(error).__name__)
         return _response(refuse(Problem("internal", "the request failed; see the log of the cell")))
+
+
+def _allowed(request: Request) -> str:
+    """Return the methods that there are for the path of a request; each may have a route of its own."""
+    routes = [route for route in request.app.routes if isinstance(route, StarletteRoute)]
+    first = next(route.path for route in routes if route.matches(request.scope)[0] is not Match.NONE)
+    return ", ".join(sorted({method for route in routes if route.path == first for method in route.methods or ()}))
 
 
 def _routes(cell: Cell, guard: Guard) -> Route:
