@@ -17,6 +17,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,20 +45,30 @@ class Consumer:
     Args:
         name: of this life.
         instance: whose inbox.
-        port: where that instance listens.
+        where: tells where that instance listens now; a LookupError says that this is not known.
         ledger: where it writes.
         run: name of the run; other messages are left alone.
         seed: for what it does with messages.
 
     """
 
-    def __init__(self, name: str, instance: str, port: int, ledger: Ledger, *, run: str, seed: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        instance: str,
+        where: Callable[[], tuple[str, int]],
+        ledger: Ledger,
+        *,
+        run: str,
+        seed: str,
+    ) -> None:
         self._name = name
         self._instance = instance
         self._ledger = ledger
         self._run = run
         self._rng = random.Random(seed)
-        self._pool = Pool("127.0.0.1", port)
+        self._where = where
+        self._pools: dict[tuple[str, int], Pool] = {}
         self._late: list[tuple[float, Handed]] = []
         self.stopping = asyncio.Event()
 
@@ -155,18 +166,22 @@ class Consumer:
             await self._give("ack", due)
 
     async def _ask(self, path: str, body: dict[str, Any]) -> Answer | None:
-        head = self._pool.prepare("POST", f"/messages/{path}", (("content-type", "application/json"),))
         try:
-            return await self._pool.request(head, json.dumps(body).encode(), connect_timeout=1.0, timeout=10.0)
-        except (NotSent, Lost):
+            address = self._where()
+            pool = self._pools.get(address)
+            if pool is None:
+                pool = self._pools[address] = Pool(*address)
+            head = pool.prepare("POST", f"/messages/{path}", (("content-type", "application/json"),))
+            return await pool.request(head, json.dumps(body).encode(), connect_timeout=1.0, timeout=10.0)
+        except (LookupError, NotSent, Lost):
             return None
 
 
 async def _main(given: argparse.Namespace) -> None:
     with Ledger(Path(given.ledger), given.consumer) as ledger:
-        consumer = Consumer(
-            given.consumer, given.instance, given.port, ledger, run=given.run, seed=f"{given.seed} {given.consumer}"
-        )
+        address = "127.0.0.1", given.port
+        seed = f"{given.seed} {given.consumer}"
+        consumer = Consumer(given.consumer, given.instance, lambda: address, ledger, run=given.run, seed=seed)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, consumer.stopping.set)
 

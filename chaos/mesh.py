@@ -174,6 +174,11 @@ class Mesh:
         return gate
 
     @property
+    def namespace(self) -> str:
+        """The mesh in which messages are sent."""
+        return MESH
+
+    @property
     def senders(self) -> list[str]:
         """Names of the instances that send."""
         return [name for name, role in self.roles.items() if role.sends]

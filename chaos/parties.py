@@ -26,6 +26,10 @@ class Parties(Protocol):
         """The instances by name."""
 
     @property
+    def namespace(self) -> str:
+        """The mesh in which messages are sent."""
+
+    @property
     def senders(self) -> list[str]:
         """Names of those that send."""
 

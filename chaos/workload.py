@@ -196,6 +196,7 @@ class Load:
             message_id=fields["message_id"],
             at=time.time(),
             to_cell=stream.to_cell,
+            to_namespace=self._mesh.namespace,
             to_instance=stream.to_instance,
             queued=stream.queued,
             priority=fields["priority"],
