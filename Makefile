@@ -12,7 +12,7 @@ UV_PIP := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 UV_LOCK := $(UV_PIP) pyproject.toml --extra build
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-unit test-mesh test-charts test-apiserver e2e check lint types layers format bench chaos \
+.PHONY: help run demo test test-unit test-mesh test-charts test-apiserver e2e check lint types layers format bench chaos chaos-kind \
 	tools images node-image cluster cluster-delete manifests lock clean
 
 help: ## List the targets
@@ -66,6 +66,9 @@ bench: .venv/.dev ## Benchmarks against the floor and the yardstick, in one run 
 
 chaos: .venv/.dev ## Faults at every part of a mesh under load, and the books compared (about 45 minutes; Linux)
 	@$(BIN)/python -m chaos $(ARGS)
+
+chaos-kind: .venv/.dev ## The same on a kind cluster: pods, nodes and the operator are harmed as well (SEED=..., about 45 minutes)
+	@CELLMESH_CHAOS_FAULTS=$(or $(FAULTS),30) CELLMESH_CHAOS_SEED=$(SEED) $(BIN)/python -m pytest -s tests/e2e/test_chaos.py $(ARGS)
 
 tools: ## Build what those tests run, once: kube-apiserver, etcd, kubectl, kind, Helm (needs Go; minutes)
 	@tests/kind/tools.sh

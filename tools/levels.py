@@ -58,7 +58,7 @@ LEVELS = (
         deadline=40,
     ),
     Level("test-mesh", "real processes on real sockets", takes="8 minutes", deadline=30),
-    Level("e2e", "a kind cluster", ("tests/kind/e2e-check.sh",), takes="15 minutes", deadline=40),
+    Level("e2e", "a kind cluster", ("tests/kind/e2e-check.sh",), takes="18 minutes", deadline=45),
 )
 
 

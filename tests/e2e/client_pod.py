@@ -8,15 +8,18 @@ from typing import Any
 
 from e2e.clusters import SOON, Cluster
 from e2e.images import Images
+from e2e.programs import ROOT
 from e2e.releases import make_namespace
 
 SCRIPTS = Path(__file__).with_name("in_pod")
+#: Modules of the package `chaos` that scripts may import.
+CHAOS = ("__init__", "consumer", "ledger", "parties", "reader", "workload")
 NAMESPACE = "cellmesh-e2e-client"
 NAME = "client"
 
 
 class ClientPod:
-    """The pod. It runs the scripts beside this file, with the Python of the cell's image and nothing else of it."""
+    """The pod. It runs the scripts of `in_pod`, in the environment of the cell's image."""
 
     def __init__(self, cluster: Cluster, images: Images) -> None:
         self._cluster = cluster
@@ -25,9 +28,13 @@ class ClientPod:
     def start(self) -> None:
         """Make it, in a namespace that enforces ``restricted``, or take the one that is there."""
         make_namespace(self._cluster, NAMESPACE)
-        scripts = {path.name: path.read_text() for path in SCRIPTS.glob("*.py")}
-        config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME}, "data": scripts}
         self._kubectl("delete", "pod", NAME, "--ignore-not-found", "--grace-period=1")
+        config = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": NAME},
+            "data": {_key(name): path.read_text() for name, path in _scripts().items()},
+        }
         self._kubectl(
             "apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": [config, self._pod()]})
         )
@@ -37,6 +44,10 @@ class ClientPod:
         """Take it away."""
         self._cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 
+    def make(self, directory: str) -> None:
+        """Make a directory; below /runs it may."""
+        self._kubectl("exec", NAME, "--", "mkdir", "-p", directory)
+
     def run(self, script: str, *arguments: str) -> str:
         """Run a script to its end; return what it printed."""
         return self._kubectl("exec", NAME, "--", "python3", f"/scripts/{script}", *arguments)
@@ -45,6 +56,10 @@ class ClientPod:
         """Start a script that goes on whatever becomes of this connection."""
         command = f'setsid python3 "$@" >/runs/{name} 2>&1 </dev/null & echo $! >/runs/{name}.pid'
         self._kubectl("exec", NAME, "--", "sh", "-c", command, "sh", f"/scripts/{script}", *arguments)
+
+    def kill(self, pid_file: str, signal: str) -> None:
+        """Send a signal to the process whose number is in a file."""
+        self._kubectl("exec", NAME, "--", "sh", "-c", f"kill -{signal} $(cat {pid_file})")
 
     def read(self, name: str) -> str:
         """Return what a script has printed so far."""
@@ -107,8 +122,25 @@ class ClientPod:
                     }
                 ],
                 "volumes": [
-                    {"name": "scripts", "configMap": {"name": NAME}},
+                    {
+                        "name": "scripts",
+                        "configMap": {
+                            "name": NAME,
+                            "items": [{"key": _key(name), "path": name} for name in _scripts()],
+                        },
+                    },
                     {"name": "runs", "emptyDir": {}},
                 ],
             },
         }
+
+
+def _scripts() -> dict[str, Path]:
+    """Return the scripts by their path in the pod."""
+    scripts = {path.name: path for path in SCRIPTS.glob("*.py")}
+    return scripts | {f"chaos/{name}.py": ROOT / "chaos" / f"{name}.py" for name in CHAOS}
+
+
+def _key(path: str) -> str:
+    """Return a path as a key of a ConfigMap, which has no slashes."""
+    return path.replace("/", "..")

@@ -70,6 +70,7 @@ class PodWatch(Watch):
     def __init__(self, space: Space) -> None:
         super().__init__()
         self._space = space
+        self.namespace = space.name
         self.seen: list[PodSeen] = []
 
     def look(self) -> None:
