@@ -101,7 +101,6 @@ def test_what_a_handler_sends_belongs_to_the_same_trace() -> None:
             }
             await asyncio.to_thread(_post, f"{running.url('relay')}/message", body)
         await running.settled()
-        await running.settled()
         assert sorted(seen) == [("from-coroutine", "00-a"), ("from-thread", "00-b")]
 
     play(test, relay, sink)
@@ -132,6 +131,55 @@ def test_sending_says_who_has_it() -> None:
             await running.send("echo", "event", [1])
 
     play(test, echo())
+
+
+def test_a_queued_message_is_delivered_later() -> None:
+    """Expect it taken at once, known when it comes again, and with its receiver in the end."""
+
+    async def test(running: Mesh) -> None:
+        sent = await running.send("echo", "event", {"n": 1}, queued=True, message_id="e-1", not_before=0.01)
+        assert (sent.message_id, sent.to_cell, sent.queued, sent.duplicate) == ("e-1", "echo", True, False)
+        assert (await running.send("echo", "event", {"n": 1}, queued=True, message_id="e-1")).duplicate
+        await running.settled()
+        assert [kept.message.id for kept in await running.messages("echo")] == ["e-1"]
+        with pytest.raises(SendError) as failed:
+            await running.send("no blanks", "event", queued=True)
+        assert (failed.value.code, failed.value.maybe_delivered) == ("unknown_cell", False)
+
+    play(test, echo())
+
+
+@pytest.mark.parametrize("queued", [False, True])
+def test_a_broadcast_says_what_became_of_each_copy(queued: bool) -> None:
+    """Expect every other cell to have it, under one id; of those named, the one that is not there as failed."""
+
+    async def test(running: Mesh) -> None:
+        told = await running.broadcast("event", {"n": 1}, queued=queued)
+        assert {result.to_cell for result in told.results} == {"echo", "other"}
+        assert (told.failed, told.queued) == ((), queued)
+        await running.settled()
+        for name in ("echo", "other"):
+            assert [kept.message.id for kept in await running.messages(name)] == [told.message_id]
+        if queued:
+            return
+        told = await running.broadcast("event", to=["echo", "nobody"], timeout=1)
+        (failed,) = told.failed
+        assert failed.to_cell == "nobody"
+        assert failed.error is not None
+        assert (failed.error.code, failed.error.maybe_delivered) == ("unknown_cell", False)
+
+    play(test, echo(), echo("other"))
+
+
+def test_a_broadcast_to_nobody_is_an_error() -> None:
+    """Expect the code that says so."""
+
+    async def test(running: Mesh) -> None:
+        with pytest.raises(SendError) as failed:
+            await running.broadcast("event")
+        assert failed.value.code == "no_receivers"
+
+    play(test)
 
 
 def test_a_send_that_fails_says_why() -> None:

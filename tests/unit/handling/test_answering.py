@@ -67,6 +67,7 @@ def test_a_reply_goes_back_with_what_belongs_to_the_request() -> None:
     assert request.pop("message_id").startswith(TIMED[:13])
     assert request == {
         "to_cell": "alpha",
+        "mode": "queued",
         "message_type": "reply",
         "payload": {"n": 1},
         "reply_to": TIMED,
@@ -112,6 +113,11 @@ def test_a_refusal_for_good_is_told() -> None:
     """Expect its code, after one try."""
     assert answer(stored(), refusal(413, "body_too_large"))[0] == "body_too_large"
     assert answer(stored(), Reply(400, b"nonsense"))[0] == "status 400"
+
+
+def test_who_is_no_cell_is_not_answered() -> None:
+    """Expect no failure: the work is done, and trying again would not help."""
+    assert answer(stored(from_cell="a program"), refusal(404, "unknown_cell"))[0] == ""
 
 
 def test_a_reply_that_was_sent_before_with_other_words_stands() -> None:

@@ -82,6 +82,7 @@ class _Result(msgspec.Struct):
     to_cell: str
     status: int = 0
     instance: str | None = None
+    to_instance: str | None = None
     body: Raw | UnsetType = UNSET
 
 
@@ -197,7 +198,7 @@ def broadcast(reply: Reply) -> Broadcast:
 def _received(result: _Result, message_id: str | None) -> Receiver:
     body = _decode(result.body) if not isinstance(result.body, UnsetType) else _Body()
     error = None if result.status < 300 else _error(result.status, body, message_id)
-    return Receiver(to_cell=result.to_cell, instance=result.instance, error=error)
+    return Receiver(to_cell=result.to_cell, instance=result.instance or result.to_instance, error=error)
 
 
 def _read(reply: Reply) -> _Body:

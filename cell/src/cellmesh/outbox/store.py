@@ -95,6 +95,7 @@ class Sent:
         self._store = store
         self._max_messages = max_messages
         self._next_position = 1
+        self._opened = False
         #: Messages kept, by state.
         self.kept: list[int] = [0] * len(SENT_STATES)
         #: Messages that ended since the process started, by state.
@@ -120,7 +121,20 @@ class Sent:
         return self._store.limits.dedupe_window_ms
 
     def open(self, tx: Transaction) -> list[str]:
-        """Prepare, count, and carry what was under way over into this process; return the cells that are sent to."""
+        """Prepare, count, and carry what was under way over into this process; return the cells that are sent to.
+
+        Only the first time; a message may be queued before the outbox is opened, which then opens it.
+        """
+        if not self._opened:
+            self._opened = True
+            tx.on_rollback(self._close)
+            self._prepare(tx)
+        return [str(row[0]) for row in tx.execute(f"SELECT DISTINCT to_cell FROM sent WHERE state = {QUEUED}")]
+
+    def _close(self) -> None:
+        self._opened = False
+
+    def _prepare(self, tx: Transaction) -> None:
         tx.connection.execute(_VIEW)
         last = tx.execute("SELECT max(seq) FROM sqlite_sequence WHERE name = 'sent'").get
         self._next_position = int(str(last or 0)) + 1
@@ -141,7 +155,6 @@ class Sent:
             " AND expires_at IS NULL",
             (self.window,),
         )
-        return [str(row[0]) for row in tx.execute(f"SELECT DISTINCT to_cell FROM sent WHERE state = {QUEUED}")]
 
     def refusal(self, messages: int, size: int) -> Verdict | None:
         """Return why so many messages more, of so many bytes, cannot be queued; None if they can."""
@@ -151,6 +164,8 @@ class Sent:
 
     def put(self, tx: Transaction, units: Sequence[Sequence[Parcel]]) -> list[list[Outcome]]:
         """Queue messages; those of one unit all or none of them, but for repeats."""
+        if not self._opened:
+            self.open(tx)
         tx.on_rollback(partial(self._restore, self._next_position, list(self.kept)))
         refusal = self._store.space(sum(parcel.size for unit in units for parcel in unit))
         repeats = any(unit[0].copy and unit[0].given for unit in units)

@@ -38,7 +38,7 @@ class Answers:
         self._send = send
 
     async def answer(self, message: StoredMessage, payload: bytes) -> str:
-        """Send the answer to a message; return once that is durable, with the code of a refusal or nothing.
+        """Queue the answer to a message; return once that is durable, with the code of a refusal or nothing.
 
         A message that is handled again is answered with the same id, and the first answer stands. What may
         pass, such as a full outbox, is waited for.
@@ -52,6 +52,10 @@ class Answers:
             code = _code(reply)
             if code == "id_conflict":
                 return ""
+            if code == "unknown_cell":
+                # Whoever sent it is no cell; there is nobody to answer, and the work is done.
+                log.info("a message from %r is not answered: no cell can have that name", message.from_cell[:80])
+                return ""
             if reply.status < 500 and reply.status != 429:
                 return code
             tries += 1
@@ -64,6 +68,7 @@ class Answers:
         sender = (message.from_namespace or "", message.from_cell)
         request = {
             "to_cell": message.from_cell,
+            "mode": "queued",
             "message_type": REPLY_TYPE,
             "payload": Raw(payload),
             "message_id": derived_id(message.message_id, *sender, here.namespace, here.cell_id, REPLY_TYPE),

@@ -7,7 +7,7 @@ import contextlib
 import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,15 +94,29 @@ class _Running:
             await self._serving.task
             await self.service.close()
 
-    async def unfinished(self) -> list[Message]:
-        """Return the messages that wait for a handler, or are with one."""
-        types = self.app.handlers
-        return [
-            of_stored(message)
+    async def unfinished(self, cells: Container[str]) -> list[str]:
+        """Return what waits for a handler or is with one, and what is queued to one of these cells."""
+        types, name = self.app.handlers, self.service.here.cell_id
+        waiting = [
+            f"{one.message_id} ({one.message_type}, from {one.from_cell} to {name})"
             for state in ("pending", "leased")
-            for message in await self.service.inbox.page(1000, state=state)
-            if None in types or message.message_type in types
+            for one in await self.service.inbox.page(1000, state=state)
+            if None in types or one.message_type in types
         ]
+        queued = [
+            f"{one.message_id} ({one.message_type}, queued by {name} to {one.to_cell})"
+            for one in await self.service.queueing.page(1000, state="queued", after=None)
+            if one.to_cell in cells
+        ]
+        return waiting + queued
+
+    def progress(self) -> tuple[int, int, int]:
+        """Return numbers that grow with whatever happens to messages."""
+        return (
+            self.service.inbox.gauges.received,
+            self.service.counters.handled.total(),
+            sum(self.service.outbox.ended.values()),
+        )
 
 
 class Mesh:
@@ -132,7 +146,9 @@ class Mesh:
         return [Kept(message=of_stored(one), state=one.state, reason=one.reason) for one in page]
 
     async def settled(self, *, within: float = 10.0) -> None:
-        """Wait until no handler has anything to do: every message it is for is consumed or dead.
+        """Wait until no handler has anything to do and nothing is on its way to a cell of this mesh.
+
+        Messages that no handler is for stay as they are.
 
         Args:
             within: seconds at most.
@@ -142,9 +158,14 @@ class Mesh:
 
         """
         deadline = time.monotonic() + within
-        while left := [message for running in self._cells.values() for message in await running.unfinished()]:
+        while True:
+            # One that moves on while the others are looked at must not be overlooked.
+            before = [running.progress() for running in self._cells.values()]
+            left = [one for running in self._cells.values() for one in await running.unfinished(self._cells)]
+            if not left and before == [running.progress() for running in self._cells.values()]:
+                return
             if time.monotonic() > deadline:
-                names = ", ".join(f"{one.id} ({one.type}, from {one.from_cell} to {one.to_cell})" for one in left[:10])
+                names = ", ".join(left[:10])
                 raise AssertionError(f"{len(left)} messages are not handled within {within:g} s: {names}")
             await asyncio.sleep(_LOOK)
 

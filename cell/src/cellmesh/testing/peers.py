@@ -18,7 +18,7 @@ class Peers:
         self.known: list[Peer] = []
         self.url = ""
         self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.StreamWriter] = set()
+        self._connections: dict[asyncio.StreamWriter, asyncio.Task[None] | None] = {}
 
     async def start(self) -> None:
         """Begin to answer."""
@@ -30,12 +30,15 @@ class Peers:
         """Answer no more."""
         if self._server is not None:
             self._server.close()
+            tasks = [task for task in self._connections.values() if task is not None]
             for writer in self._connections:
                 writer.close()
+            if tasks:
+                await asyncio.wait(tasks)
             await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections.add(writer)
+        self._connections[writer] = asyncio.current_task()
         try:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
                 while True:
@@ -47,7 +50,7 @@ class Peers:
                     )
                     await writer.drain()
         finally:
-            self._connections.discard(writer)
+            del self._connections[writer]
             writer.close()
 
     def _answer(self, target: str) -> dict[str, Any]:
