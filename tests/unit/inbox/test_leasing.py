@@ -195,6 +195,18 @@ def test_leases_of_clients_survive_a_restart_and_run_their_full_length_anew(tmp_
         assert state(inbox, "a") == "consumed"
 
 
+def test_the_totals_know_of_the_leases_that_ended_with_their_process(tmp_path: Path) -> None:
+    """Expect them to be what is in the file; else a message that is held back would be forgotten until a restart."""
+    with opened(tmp_path, limits(max_deliveries=2)) as inbox:
+        put(inbox, message("a"))
+        lease(inbox, holder=Holder.HANDLER)
+    with opened(tmp_path, limits(max_deliveries=2)) as inbox:
+        assert (inbox.gauges.pending, inbox.gauges.leased, inbox.gauges.dead) == (1, 0, 0)
+        lease(inbox, holder=Holder.HANDLER)
+    with opened(tmp_path, limits(max_deliveries=2)) as inbox:
+        assert (inbox.gauges.pending, inbox.gauges.leased, inbox.gauges.dead) == (0, 0, 1)
+
+
 def test_leases_of_handlers_end_with_their_process_and_count(tmp_path: Path) -> None:
     """Expect the message at once after the restart; one that killed its process often enough is dead."""
     for delivery in (1, 2):

@@ -163,11 +163,13 @@ class Leasing:
             f" WHERE state = {LEASED} AND holder = {Holder.HANDLER.value} AND deliveries >= ?2",
             (now, self._store.limits.max_deliveries),
         )
+        self._moved(LEASED, DEAD, self._store.connection.changes())
         execute(
             f"UPDATE messages SET state = {PENDING}, lease = NULL, {LOG}"
             f" WHERE state = {LEASED} AND holder = {Holder.HANDLER.value}",
             (log,),
         )
+        self._moved(LEASED, PENDING, self._store.connection.changes())
         execute(
             f"UPDATE messages SET lease_until = ?1 + max(lease_until - leased_at, 0), leased_at = ?1"
             f" WHERE state = {LEASED} AND holder = {Holder.CLIENT.value}",
