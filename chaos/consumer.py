@@ -28,7 +28,7 @@ from chaos.ledger import Handed, Ledger, Return
 
 #: Messages leased at once, at most, and the least and greatest length of a lease in seconds.
 MOST = 10
-LEASE = (4.0, 8.0)
+LEASE = (6.0, 15.0)
 #: Seconds that a request for messages waits for one.
 WAIT = 2.0
 #: Greatest number of seconds that work on a message takes.

@@ -116,6 +116,7 @@ class Run:
             telling.cancel()
             print("no more messages are begun; what is unanswered is sent again, the rest consumed", flush=True)
             await load.stop()
+            load.check()
             self.left_over = await reader.consumed(self._mesh.receivers, CATCHING_UP)
             for consumer in consumers.values():
                 consumer.check()

@@ -6,12 +6,13 @@ Which messages there are follows from the seed alone; which are under way when, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,8 @@ TTLS = {0: 16, 3600: 3, 5: 1}
 LATER = (0.0,)
 #: Numbers of deadly messages begin here.
 DEADLY = 1_000_000_000
+#: Share of messages that are sent once more though they were acknowledged, and after how many seconds.
+REPEATED, REPEAT_AFTER = 0.03, (1.0, 40.0)
 #: Seconds after the load has ended in which unacknowledged messages are still sent again.
 LAST = 90.0
 PRIORITIES = ("low", "normal", "normal", "normal", "high", "critical")
@@ -167,14 +170,22 @@ class Load:
         self._deadly += 1
         stream = Stream(1, to_cell, to_instance, deadly=True)
         entry = self._mesh.senders[number % len(self._mesh.senders)]
-        self._besides.add(asyncio.create_task(self._message(stream, number, entry)))
+        self._beside(self._message(stream, number, entry))
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._besides.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or task.exception() is None:
+            self._besides.discard(task)  # one that failed stays, for ``check``
 
     def check(self) -> None:
         """Raise what has ended a client, if one has ended."""
-        for client in self._clients:
-            if client.done() and not self._stopping.is_set():
+        for client in (*self._clients, *self._besides):
+            if client.done():
                 client.result()
-                raise RuntimeError("a client has ended by itself")
 
     async def _client(self, stream: Stream, position: int) -> None:
         """Send one message after the other."""
@@ -212,12 +223,22 @@ class Load:
                 self.progress.acknowledged += 1
                 if stream.queued:
                     self.progress.queued[number] = entry
+                elif rng.random() < REPEATED and not stream.deadly:
+                    fields["to_instance"] = attempt.instance
+                    self._beside(self._repeat(entry, number, fields, rng.uniform(*REPEAT_AFTER)))
                 return
             if attempt.unclear and attempt.instance and not stream.queued:
                 # It may be there; only that instance would recognise it.
                 fields["to_instance"] = attempt.instance
             await asyncio.sleep(max(pause * rng.uniform(0.5, 1.5), retry_after))
             pause = min(pause * 2, LONGEST_PAUSE)
+
+    async def _repeat(self, entry: str, number: int, fields: dict[str, Any], after: float) -> None:
+        """Send a message once more that was acknowledged: a program that does not know any more what it has done."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(after):
+                await self._stopping.wait()
+        await self._attempt(entry, number, fields)
 
     def _fields(self, stream: Stream, number: int, rng: random.Random) -> dict[str, Any]:
         fields: dict[str, Any] = {
