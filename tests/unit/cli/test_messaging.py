@@ -44,7 +44,8 @@ def health(received: int, *, pending: int = 0, delivered: int = 0) -> dict[str, 
     messages = {"received": received, "pending": pending, "oldest_pending_seconds": 75.0 if pending else None}
     return {
         "status": "healthy",
-        "messages": {**messages, "leased": 0, "consumed": 0, "dead": 2, "bytes": 1_500_000},
+        "messages": {**messages, "leased": 4, "consumed": 0, "dead": 2, "bytes": 1_500_000},
+        "outbox": {"queued": 6, "delivered": 0},
         "sent": {"delivered": delivered, "failed": 0},
     }
 
@@ -326,9 +327,9 @@ def test_top_shows_what_waits_and_how_fast_it_goes(mesh: FakeMesh, run: Run) -> 
 
     line = run("top", "--once", "--interval", "0.1").out.splitlines()[1].split()
 
-    assert line[:4] == ["alpha-0", "ok", "3", "75"]
-    assert 50 <= float(line[5]) <= 110
-    assert line[6:] == ["0.0", "0.0", "10", "2", "1.5"]
+    assert line[:5] == ["alpha-0", "ok", "3", "4", "75"]
+    assert 50 <= float(line[6]) <= 110
+    assert line[7:] == ["0.0", "0.0", "6", "10", "2", "1.5"]
 
 
 def test_top_is_json_for_programs(mesh: FakeMesh, run: Run) -> None:

@@ -52,7 +52,7 @@ def test_sent_passes_its_filters_on(mesh: FakeMesh, run: Run) -> None:
     done = run("sent", "alpha", "--state", "queued", "--limit", "5", "--after", "7", "--json")
 
     assert alpha.requests[-1][2] == {"limit": "5", "state": "queued", "after": "7"}
-    assert json.loads(done.out) == {"instance": "alpha-0", **record()}
+    assert json.loads(done.out) == {"sender": "alpha-0", **record()}
 
 
 def test_one_message_is_shown_whole(mesh: FakeMesh, run: Run) -> None:
@@ -91,6 +91,27 @@ def test_following_ends_with_the_outcome(mesh: FakeMesh, run: Run, monkeypatch: 
         assert done.code == code
         assert done.out.splitlines()[-2:] == ["queued after 1 attempt", f"{outcome} after 2 attempts"]
         mesh.peers.clear()
+
+
+def test_a_message_to_several_is_followed_until_all_have_ended(
+    mesh: FakeMesh, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many have it is what changes; exit code 1 where not all have."""
+    monkeypatch.setattr("cellmesh.cli.sent.INTERVAL", 0.01)
+
+    def copies(*states: str) -> dict[str, Any]:
+        together = "queued" if "queued" in states else "partial"
+        results = [record(state=state) for state in states]
+        delivered = states.count("delivered")
+        return {"message_id": "m-1", "state": together, "results": results, "count": 2, "delivered": delivered}
+
+    steps = iter([copies("queued", "queued"), copies("delivered", "queued"), copies("delivered", "dead")])
+    mesh.cell("alpha").routes["GET", "/sent/m-1"] = lambda *_: (200, next(steps))
+
+    done = run("sent", "show", "alpha", "m-1", "--follow")
+
+    assert (done.code, done.err) == (1, "cellmesh: m-1 is partial\n")
+    assert done.out.splitlines()[-2:] == ["queued 1 of 2 delivered", "partial 1 of 2 delivered"]
 
 
 def test_following_outlives_a_restart_of_the_cell(mesh: FakeMesh, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

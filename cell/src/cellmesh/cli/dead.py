@@ -142,7 +142,9 @@ def _change(
     if seqs and len(found) > 1:
         raise click.UsageError("--seq is a position in the inbox of one instance; name it with --instance")
     which = f"with reason {safe(reason)} " if reason else ""
-    confirm(f"all dead letters {which}of {safe(cell)}" if everything else f"{len(items)} of {safe(cell)}")
+    confirm(
+        f"all dead letters {which}of {safe(cell)}" if everything else f"{len(items)} dead letter(s) of {safe(cell)}"
+    )
     url = f"/dead/{action}"
     if everything:
         body = {"all": True, **({"reason": reason} if reason else {})}

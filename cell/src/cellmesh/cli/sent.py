@@ -16,9 +16,8 @@ from cellmesh.cli.output import age, cut, print_json, safe, table
 from cellmesh.cli.pages import page
 from cellmesh.errors import CellMeshError
 from cellmesh.protocol.peers import Peer
+from cellmesh.protocol.queueing import SENT_STATES
 
-#: What becomes of a message that is sent with ``mode: queued``.
-STATES = ("queued", "delivered", "expired", "unconfirmed", "dead", "cancelled")
 #: Seconds between two looks of --follow.
 INTERVAL = 0.5
 _HEADER = ("INSTANCE", "SEQ", "MESSAGE", "QUEUED", "TO", "STATE", "ATTEMPTS", "NEXT", "ERROR")
@@ -32,7 +31,7 @@ def sent() -> None:
     queued       it is tried, or will be again
     delivered    the receiver has it on disk
     expired      its ttl has ended; it was not stored anywhere
-    unconfirmed  its ttl has ended; it may have been stored, but no answer has said so
+    unconfirmed  its ttl has ended or its instance is gone; it may have been stored
     dead         refused for good
     cancelled    taken back before it can have been stored
 
@@ -46,7 +45,7 @@ def sent() -> None:
 @sent.command("list")
 @click.argument("cell")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Messages of each instance.")
-@click.option("--state", type=click.Choice(STATES), help="Only messages in this state. [default: all]")
+@click.option("--state", type=click.Choice(SENT_STATES), help="Only messages in this state. [default: all]")
 @click.option("--after", type=click.IntRange(0), metavar="SEQ", help="The first ones behind this position.")
 @click.option("--instance", help="Only this instance. [default: all]")
 @discovery_options
@@ -60,7 +59,7 @@ def show_all(
     found = [(key, record) for key, one in pages for record in one["messages"]]
     if as_json:
         for key, record in found:
-            print_json({"instance": key, **record})
+            print_json({"sender": key, **record})
         return
     for line in table(_HEADER, [_row(key, record) for key, record in found], right=(1, 6, 7)):
         click.echo(line)
@@ -81,7 +80,7 @@ def show(*, mesh: str, cell: str, message_id: str, follow: bool, instance: str |
     """Show what became of one message that CELL has queued to send."""
     peer, record = _find(mesh, cell, instance, message_id)
     if as_json:
-        print_json({"instance": peer.key, **record})
+        print_json({"sender": peer.key, **record})
     else:
         _print(record)
     if follow:
@@ -182,7 +181,7 @@ def _follow(mesh: str, cell: str, instance: str | None, record: dict[str, Any], 
         said = ""
         if _progress(newer) != _progress(record):
             if as_json:
-                print_json({"instance": peer.key, **newer})
+                print_json({"sender": peer.key, **newer})
             else:
                 click.echo(" ".join(map(str, filter(None, _progress(newer)))))
         record = newer
@@ -190,12 +189,12 @@ def _follow(mesh: str, cell: str, instance: str | None, record: dict[str, Any], 
 
 
 def _progress(record: dict[str, Any]) -> tuple[str, ...]:
+    """Return what changes in the life of a message; of several copies together, how many are delivered."""
+    state = safe(record.get("state"))
+    if "results" in record:
+        return state, f"{record.get('delivered')} of {record.get('count')} delivered"
     attempts = record.get("attempts", 0)
-    return (
-        safe(record.get("state")),
-        f"after {attempts} attempts" if attempts != 1 else "after 1 attempt",
-        _error(record),
-    )
+    return state, f"after {attempts} attempt{'' if attempts == 1 else 's'}", _error(record)
 
 
 def _row(key: str, record: dict[str, Any]) -> tuple[object, ...]:

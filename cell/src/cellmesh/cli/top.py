@@ -24,6 +24,7 @@ class Sample:
     at: float
     messages: dict[str, Any]
     sent: dict[str, Any]
+    outbox: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,12 @@ class Row:
     url: str
     status: str
     pending: int | None = None
+    leased: int | None = None
     oldest_pending_seconds: float | None = None
     received_per_second: float | None = None
     sent_per_second: float | None = None
     failed_per_second: float | None = None
+    queued: int | None = None
     received: int | None = None
     dead: int | None = None
     bytes: int | None = None
@@ -81,8 +84,8 @@ def _ask(peer: Peer) -> Sample | None:
     body = answer.body if answer is not None else None
     if not isinstance(body, dict) or not isinstance(body.get("messages"), dict):
         return None
-    sent = body.get("sent")
-    return Sample(time.monotonic(), body["messages"], sent if isinstance(sent, dict) else {})
+    sent, outbox = ({} if not isinstance(body.get(name), dict) else body[name] for name in ("sent", "outbox"))
+    return Sample(time.monotonic(), body["messages"], sent, outbox)
 
 
 def row(peer: Peer, before: Sample | None, now: Sample | None) -> Row:
@@ -104,17 +107,22 @@ def row(peer: Peer, before: Sample | None, now: Sample | None) -> Row:
         peer.url,
         "ok",
         now.messages.get("pending"),
+        now.messages.get("leased"),
         now.messages.get("oldest_pending_seconds"),
         rate("messages", "received"),
         rate("sent", "delivered"),
         rate("sent", "failed"),
+        now.outbox.get("queued"),
         now.messages.get("received"),
         now.messages.get("dead"),
         now.messages.get("bytes"),
     )
 
 
-_HEADER = ("INSTANCE", "STATUS", "PENDING", "OLDEST", "RECEIVED/S", "SENT/S", "FAILED/S", "RECEIVED", "DEAD", "MB")
+_HEADER = (
+    "INSTANCE", "STATUS", "PENDING", "LEASED", "OLDEST", "RECEIVED/S", "SENT/S", "FAILED/S", "QUEUED", "RECEIVED",
+    "DEAD", "MB",
+)  # fmt: skip
 
 
 def _lines(rows: list[Row]) -> list[str]:
@@ -123,10 +131,12 @@ def _lines(rows: list[Row]) -> list[str]:
             line.instance,
             line.status,
             line.pending,
+            line.leased,
             age(line.oldest_pending_seconds),
             line.received_per_second,
             line.sent_per_second,
             line.failed_per_second,
+            line.queued,
             line.received,
             line.dead,
             None if line.bytes is None else f"{line.bytes / 1e6:.1f}",
