@@ -11,8 +11,8 @@ import signal
 import struct
 import subprocess
 import sys
-import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from levels import missing
+from pictures import pixel, png
 from processes import Answer, request
 from support import eventually, free_port
 
@@ -171,23 +172,46 @@ def _is(mesh: Up, message_id: str, state: str, deliveries: int) -> bool:
     return (found["state"], found["delivery_count"]) == (state, deliveries)
 
 
-def png(width: int, height: int) -> bytes:
-    """Return a picture whose left half is black and whose right half is white."""
-    row = b"\0" + b"\0\0\0" * (width // 2) + b"\xff\xff\xff" * (width - width // 2)
-    parts = (
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
-        (b"IDAT", zlib.compress(row * height)),
-        (b"IEND", b""),
-    )
-    chunks = [
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+def test_orders(tmp_path: Path) -> None:
+    """Expect as many orders accepted as there are pens, while both cells are killed over and over, and each shipped."""
+    with up(EXAMPLES / "orders" / "cells.yaml", tmp_path) as mesh:
+        refused = mesh.ask("shipping", "orders", {"item": "book", "count": 3}, message_type="order")
+        assert refused.json["reply"]["payload"] == {"accepted": False, "why": "there are not 3 of 'book'"}
+        with ThreadPoolExecutor(8) as pool:
+            answers = [pool.submit(_order, mesh, number) for number in range(25)]
+            for number, name in enumerate(("inventory-0", "orders-0") * 3):
+                eventually(lambda n=number: sum(one.done() for one in answers) > 3 * n, within=LONG)  # type: ignore[misc]
+                started = len([one for one in mesh.events("ready") if one["instance"] == name])
+                os.kill(mesh.pid(name), signal.SIGKILL)
+                eventually(
+                    lambda n=name, s=started: len([o for o in mesh.events("ready") if o["instance"] == n]) > s,  # type: ignore[misc]
+                    within=LONG,
+                    message=f"{name} to be back",
+                )
+            numbers = [number for one in answers if (number := one.result()) is not None]
+        assert len(numbers) == len(set(numbers)) == 10
+        left = mesh.ask("shipping", "inventory", {}, message_type="stock").json["reply"]["payload"]
+        assert left == {"book": 2, "pen": 0}
+        eventually(lambda: sorted(_parcels(mesh)) == sorted(numbers), within=LONG, message="ten parcels")
 
 
-def pixel(picture: bytes) -> tuple[int, int, int]:
-    """Return the colour of a picture of one pixel."""
-    start = picture.index(b"IDAT")
-    (length,) = struct.unpack(">I", picture[start - 4 : start])
-    red, green, blue = zlib.decompress(picture[start + 4 : start + 4 + length])[1:4]
-    return red, green, blue
+def _order(mesh: Up, number: int) -> str | None:
+    """Order a pen; return the number of the order if it is accepted. The reply may come late, so it is looked for."""
+    message_id = f"order-{number}"
+    body = {"to_cell": "orders", "message_type": "order", "payload": {"item": "pen"}, "message_id": message_id}
+    sent = request(mesh.port("shipping-0"), "POST", "/send", body | {"mode": "queued", "ttl": 0}, timeout=LONG)
+    assert sent.status == 202, sent
+
+    def reply() -> dict[str, Any] | None:
+        page = mesh.get("shipping-0", "/messages?limit=1000&from_cell=orders")["messages"]
+        found = [message for message in page if message.get("reply_to") == message_id]
+        assert len(found) <= 1, "one order, two replies"
+        return found[0]["payload"] if found else None
+
+    found = eventually(reply, within=2 * LONG, message=f"a reply to {message_id}")
+    return str(found["order"]) if found["accepted"] else None
+
+
+def _parcels(mesh: Up) -> list[str]:
+    page = mesh.get("shipping-0", "/messages?limit=1000&from_cell=orders")["messages"]
+    return [message["payload"]["order"] for message in page if message["message_type"] == "parcel"]

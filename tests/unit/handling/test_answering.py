@@ -90,7 +90,7 @@ def test_the_id_of_a_reply_follows_from_the_request_and_who_answers() -> None:
         id_of(),
         id_of(message_id="plain"),
         id_of(from_cell="beta"),
-        id_of(from_namespace="lab"),
+        id_of(from_namespace="default"),
         id_of(here=Identity("other", "default", "other-0", "uid")),
     }
     assert len(ids) == 5
@@ -118,6 +118,11 @@ def test_a_refusal_for_good_is_told() -> None:
 def test_who_is_no_cell_is_not_answered() -> None:
     """Expect no failure: the work is done, and trying again would not help."""
     assert answer(stored(from_cell="a program"), refusal(404, "unknown_cell"))[0] == ""
+
+
+def test_who_is_in_another_mesh_is_not_answered() -> None:
+    """Expect nothing sent: in this mesh the name may be somebody else's."""
+    assert answer(stored(from_namespace="lab")) == ("", [])
 
 
 def test_a_reply_that_was_sent_before_with_other_words_stands() -> None:

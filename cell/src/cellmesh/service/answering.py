@@ -43,6 +43,10 @@ class Answers:
         A message that is handled again is answered with the same id, and the first answer stands. What may
         pass, such as a full outbox, is waited for.
         """
+        if message.from_namespace not in {None, self._here.namespace}:
+            # In this mesh its name may be somebody else's.
+            log.info("a message from mesh %r is not answered: replies stay in the mesh", message.from_namespace)
+            return ""
         body = encode(self._request(message, payload))
         tries = 0
         while True:
