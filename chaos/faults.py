@@ -7,7 +7,7 @@ import signal
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import ClassVar
 
 from chaos.consumers import Keeper
@@ -39,6 +39,8 @@ class World:
         self.progress = load.progress
         self.reader = reader
         self.consumers = consumers
+        #: Victims of the faults that are being done now.
+        self.harmed: Callable[[], Collection[str]] = tuple
 
     async def acknowledged(self, fits: Callable[[str, str], bool], since: float) -> None:
         """Wait for an acknowledgement of something begun since a moment; ``fits`` is given sender and receiver."""
@@ -131,12 +133,12 @@ class DiscoveryKilled(Killed):
         return [("discovery",)]
 
     async def recovered(self, since: float) -> None:
-        """Wait until it tells of every instance again."""
-        wanted = {name for name, role in self.mesh.roles.items() if role.namespace == MESH}
+        """Wait until it tells of every instance again that is not itself the victim of something."""
         while True:
             try:
                 answer = await self.world.reader.get("discovery", f"/meshes/{MESH}/peers")
-                if {peer["instance"] for peer in answer["peers"]} >= wanted:
+                told = {peer["instance"] for peer in answer["peers"]} | set(self.world.harmed())
+                if all(name in told for name, role in self.mesh.roles.items() if role.namespace == MESH):
                     return
             except Unreadable:
                 pass

@@ -21,6 +21,10 @@ class Unreadable(Exception):  # noqa: N818 - the state it is in
     """An inbox cannot be read now."""
 
 
+class Unknown(Unreadable):
+    """What is asked for is not there (404)."""
+
+
 class Reader:
     """Reads the inboxes of all instances.
 
@@ -139,6 +143,8 @@ class Reader:
             answer = await pool.request(pool.prepare("GET", path), connect_timeout=1.0, timeout=10.0)
         except (NotSent, Lost) as error:
             raise Unreadable(f"{name}: {error}") from None
+        if answer.status == 404:
+            raise Unknown(f"{name}: {path} is not there")
         if answer.status != 200:
             raise Unreadable(f"{name}: {path} answered {answer.status}")
         return json.loads(answer.body)

@@ -26,12 +26,15 @@ from chaos.mesh import CONSUMERS, Mesh
 from chaos.plan import Planned, plan
 from chaos.reader import Reader
 from chaos.report import failures, render, slowest, write
+from chaos.settler import Settler
 from chaos.workload import Load
 
 #: Seconds between two lines that say how far a run is.
 TELLING = 10.0
 #: Seconds within which consumers have to have consumed everything once no more comes.
 CATCHING_UP = 120.0
+#: Seconds within which outboxes have to have settled everything.
+SETTLING = 120.0
 #: Faults that may be at once, of different victims.
 AT_ONCE = 2
 
@@ -105,11 +108,16 @@ class Run:
                 stack.push_async_callback(consumer.stop)
             load = Load(self._mesh, of_load, run=self.name, seed=seed, rate=self.options.rate)
             load.start()
+            settler = Settler(load.progress, reader, of_reader)
+            settler.start()
+            stack.push_async_callback(settler.stop)
             stack.push_async_callback(load.close)
             self._began = time.monotonic()
             telling = asyncio.create_task(self._tell(load))
             stack.callback(telling.cancel)
-            await self._harm(World(self._mesh, load, reader, consumers), of_faults)
+            world = World(self._mesh, load, reader, consumers)
+            world.harmed = lambda: [name for planned in self._now.values() for name in planned.victims]
+            await self._harm(world, of_faults)
             while load.progress.begun < self.options.messages and not self._late:
                 load.check()
                 await asyncio.sleep(0.1)
@@ -117,6 +125,7 @@ class Run:
             print("no more messages are begun; what is unanswered is sent again, the rest consumed", flush=True)
             await load.stop()
             load.check()
+            await settler.settle(SETTLING)
             self.left_over = await reader.consumed(self._mesh.receivers, CATCHING_UP)
             for consumer in consumers.values():
                 consumer.check()

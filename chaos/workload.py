@@ -12,62 +12,30 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from cellmesh.transport.http1 import Answer, Lost, NotSent, Pool
-from chaos.ledger import Attempt, Begun, Ledger, payload
+from chaos.ledger import Attempt, Begun, Ledger
 from chaos.parties import Parties
+from chaos.streams import DEADLY, REUSING, STREAMS, Stream, message
 
-#: Seconds within which ``/send`` has to answer, and those that a client waits for it.
-TIMEOUT = 10.0
+#: Seconds that a client waits for an answer.
 PATIENCE = 15.0
 #: Pauses before a message is sent again, seconds.
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
-#: Times to live, seconds, and how often each; in the shortest a message can grow too old to be consumed.
-TTLS = {0: 16, 3600: 3, 5: 1}
-#: Seconds in which some messages may not be handed out yet.
-LATER = (0.0,)
-#: Numbers of deadly messages begin here.
-DEADLY = 1_000_000_000
-#: Share of messages that are sent once more though they were acknowledged, and after how many seconds.
-REPEATED, REPEAT_AFTER = 0.03, (1.0, 40.0)
+#: Share of messages that are sent once more though they were acknowledged, and after how many seconds; and of those,
+#: the share whose id is given to another message instead.
+REPEATED, REPEAT_AFTER, REUSED = 0.04, (1.0, 40.0), 0.25
+#: Share of the queued messages that are taken back.
+CANCELLED = 0.02
 #: Seconds after the load has ended in which unacknowledged messages are still sent again.
 LAST = 90.0
-PRIORITIES = ("low", "normal", "normal", "normal", "high", "critical")
 
 
 class LoadError(Exception):
     """What is sent is wrong: the run would prove nothing."""
-
-
-@dataclass(frozen=True)
-class Stream:
-    """What one kind of client sends.
-
-    Attributes:
-        clients: how many there are.
-        to_cell: the receiver.
-        to_instance: the instance of it; empty: any.
-        queued: by the outbox.
-        deadly: what kills who handles it.
-
-    """
-
-    clients: int
-    to_cell: str
-    to_instance: str = ""
-    queued: bool = False
-    deadly: bool = False
-
-
-STREAMS = (
-    Stream(8, "pure"),
-    Stream(2, "pure", "pure-0"),
-    Stream(2, "pure", "pure-1"),
-    Stream(8, "solo"),
-)
 
 
 class Pace:
@@ -99,7 +67,7 @@ class Progress:
         begun, acknowledged: messages.
         attempts, good: attempts, and those that were acknowledged.
         under_way: attempts under way, by the instance that was asked.
-        queued: accepted by an outbox and not known to be settled: the instance that has each.
+        queued: messages that an outbox may have and that are not known to be settled: whose, and their ids.
         watches: who wants to know of acknowledgements.
 
     """
@@ -109,7 +77,7 @@ class Progress:
     attempts: int = 0
     good: int = 0
     under_way: Counter[str] = field(default_factory=Counter)
-    queued: dict[int, str] = field(default_factory=dict)
+    queued: dict[int, tuple[str, str]] = field(default_factory=dict)
     watches: list[Watch] = field(default_factory=list)
 
 
@@ -140,7 +108,7 @@ class Load:
         self._pools: dict[tuple[str, int], Pool] = {}
         self._clients: list[asyncio.Task[None]] = []
         self._streams = streams
-        self._deadly = 0
+        self._besides_numbers = itertools.count()
         self._besides: set[asyncio.Task[None]] = set()
         self._total = sum(stream.clients for stream in streams)
 
@@ -166,8 +134,7 @@ class Load:
 
     def send_deadly(self, to_cell: str, to_instance: str) -> None:
         """Send a message whose handling kills whoever handles it."""
-        number = DEADLY + self._deadly
-        self._deadly += 1
+        number = DEADLY + next(self._besides_numbers)
         stream = Stream(1, to_cell, to_instance, deadly=True)
         entry = self._mesh.senders[number % len(self._mesh.senders)]
         self._beside(self._message(stream, number, entry))
@@ -198,10 +165,11 @@ class Load:
             self.progress.begun += 1
             await self._message(stream, position + turn * self._total, entry)
 
-    async def _message(self, stream: Stream, number: int, entry: str) -> None:
+    async def _message(self, stream: Stream, number: int, entry: str, message_id: str = "") -> None:
         """Send one message until it is acknowledged."""
         rng = random.Random(f"{self._seed} {number}")
-        fields = self._fields(stream, number, rng)
+        fields = message(stream, self._run, number, rng)
+        fields["message_id"] = message_id or fields["message_id"]
         begun = Begun(
             number=number,
             message_id=fields["message_id"],
@@ -213,19 +181,19 @@ class Load:
             priority=fields["priority"],
             ttl=fields["ttl"],
             not_before=fields.get("not_before", 0.0),
+            conversation=fields.get("conversation_id", ""),
             deadly=stream.deadly,
         )
         self._ledger.write(begun)
         pause = FIRST_PAUSE
         while time.monotonic() < self._give_up:
+            if stream.queued:
+                self.progress.queued[number] = (entry, fields["message_id"])
             attempt, retry_after = await self._attempt(entry, number, fields)
             if attempt.acknowledged:
                 self.progress.acknowledged += 1
-                if stream.queued:
-                    self.progress.queued[number] = entry
-                elif rng.random() < REPEATED and not stream.deadly:
-                    fields["to_instance"] = attempt.instance
-                    self._beside(self._repeat(entry, number, fields, rng.uniform(*REPEAT_AFTER)))
+                if not message_id and not stream.deadly:
+                    self._afterwards(stream, entry, fields, attempt, rng)
                 return
             if attempt.unclear and attempt.instance and not stream.queued:
                 # It may be there; only that instance would recognise it.
@@ -233,30 +201,38 @@ class Load:
             await asyncio.sleep(max(pause * rng.uniform(0.5, 1.5), retry_after))
             pause = min(pause * 2, LONGEST_PAUSE)
 
-    async def _repeat(self, entry: str, number: int, fields: dict[str, Any], after: float) -> None:
-        """Send a message once more that was acknowledged: a program that does not know any more what it has done."""
+    def _afterwards(
+        self, stream: Stream, entry: str, fields: dict[str, Any], attempt: Attempt, rng: random.Random
+    ) -> None:
+        """Do something more with a message that was acknowledged, now and then."""
+        after = rng.uniform(*REPEAT_AFTER)
+        if rng.random() < REPEATED:
+            if not stream.queued:
+                fields["to_instance"] = attempt.instance
+            if not stream.queued and rng.random() < REUSED:
+                other = Stream(1, stream.to_cell, attempt.instance, queued=True)
+                number = REUSING + next(self._besides_numbers)
+                self._beside(self._later(after, lambda: self._message(other, number, entry, fields["message_id"])))
+            else:
+                self._beside(self._later(after, lambda: self._again(entry, attempt.number, fields)))
+        elif stream.queued and rng.random() < CANCELLED:
+            self._beside(self._cancel(entry, fields["message_id"]))
+
+    async def _later(self, after: float, work: Callable[[], Awaitable[None]]) -> None:
+        """Do something after some seconds, or when the load ends."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(after):
                 await self._stopping.wait()
+        await work()
+
+    async def _again(self, entry: str, number: int, fields: dict[str, Any]) -> None:
+        """Send a message once more that was acknowledged, as a program that does not remember what it has done."""
         await self._attempt(entry, number, fields)
 
-    def _fields(self, stream: Stream, number: int, rng: random.Random) -> dict[str, Any]:
-        fields: dict[str, Any] = {
-            "message_id": f"{self._run}-{number}",
-            "to_cell": stream.to_cell,
-            "message_type": "ledger",
-            "priority": rng.choice(PRIORITIES),
-            "ttl": rng.choices(list(TTLS), list(TTLS.values()))[0],
-            "timeout": TIMEOUT,
-            "payload": payload(self._run, number, pad="x" * rng.randrange(600)),
-        }
-        if stream.to_instance:
-            fields["to_instance"] = stream.to_instance
-        if later := rng.choice(LATER):
-            fields["not_before"] = later
-        if stream.deadly:
-            fields["payload"]["deadly"] = True
-        return fields
+    async def _cancel(self, entry: str, message_id: str) -> None:
+        """Take a queued message back; what came of it is looked up later, as for every queued message."""
+        with contextlib.suppress(NotSent, Lost):
+            await self._ask(entry, "DELETE", f"/sent/{message_id}")
 
     async def _attempt(self, entry: str, number: int, fields: dict[str, Any]) -> tuple[Attempt, float]:
         """Ask an instance to send a message; return what came of it, and the seconds after which to come again."""
@@ -265,7 +241,7 @@ class Load:
         progress.under_way[entry] += 1
         began, answer, failure = time.time(), None, ""
         try:
-            answer = await self._post(entry, json.dumps(fields).encode())
+            answer = await self._ask(entry, "POST", "/send", json.dumps(fields).encode())
         except (NotSent, Lost) as error:
             failure = type(error).__name__
         finally:
@@ -303,7 +279,7 @@ class Load:
     def _changed(attempt: Attempt, **changes: Any) -> Attempt:
         return Attempt(**(vars(attempt) | changes))
 
-    async def _post(self, entry: str, body: bytes) -> Answer:
+    async def _ask(self, entry: str, method: str, path: str, body: bytes = b"") -> Answer:
         try:
             address = self._mesh.address(entry)
         except LookupError:
@@ -311,5 +287,5 @@ class Load:
         pool = self._pools.get(address)
         if pool is None:
             pool = self._pools[address] = Pool(*address)
-        head = pool.prepare("POST", "/send", (("content-type", "application/json"),))
+        head = pool.prepare(method, path, (("content-type", "application/json"),) if body else ())
         return await pool.request(head, body, connect_timeout=2.0, timeout=PATIENCE)

@@ -13,7 +13,7 @@ from e2e.releases import make_namespace
 
 SCRIPTS = Path(__file__).with_name("in_pod")
 #: Modules of the package `chaos` that scripts may import.
-CHAOS = ("__init__", "consumer", "ledger", "parties", "reader", "workload")
+CHAOS = ("__init__", "consumer", "ledger", "parties", "reader", "settler", "streams", "workload")
 NAMESPACE = "cellmesh-e2e-client"
 NAME = "client"
 

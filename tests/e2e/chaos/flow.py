@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from chaos.ledger import Attempt, Begun, Gone, Handed, Return, parse
-from chaos.workload import Stream
+from chaos.streams import Stream
 from e2e.chaos.cells import ROLES, Cells, Role
 from e2e.client_pod import ClientPod
 

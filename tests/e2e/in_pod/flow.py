@@ -28,7 +28,9 @@ from urllib.parse import urlsplit
 from chaos.consumer import Consumer
 from chaos.ledger import Gone, Ledger
 from chaos.reader import Reader
-from chaos.workload import Load, Stream
+from chaos.settler import Settler
+from chaos.streams import Stream
+from chaos.workload import Load
 
 #: Seconds between two questions to discovery.
 INTERVAL = 0.3
@@ -136,10 +138,13 @@ async def load(options: argparse.Namespace, where: Whereabouts, ledger: Ledger, 
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, deadly)
     sending.start()
+    settler = Settler(sending.progress, Reader(where, ledger, options.run), ledger)
+    settler.start()
     while not stopping.is_set():
         sending.check()
         await asyncio.sleep(INTERVAL)
     await sending.stop()
+    await settler.settle(CATCHING_UP)
 
 
 async def read(options: argparse.Namespace, where: Whereabouts, ledger: Ledger, stopping: asyncio.Event) -> None:
