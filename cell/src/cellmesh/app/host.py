@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -82,7 +83,7 @@ class Host:
     async def _call(self, hooks: Sequence[Callable[[], Any]], what: str) -> None:
         for hook in hooks:
             try:
-                if asyncio.iscoroutinefunction(hook):
+                if inspect.iscoroutinefunction(hook):
                     await hook()
                 else:
                     await self._threads.run(hook)

@@ -167,7 +167,9 @@ class Handling:
         """Wait for room, then for messages, and begin with them."""
         while not self._stopping:
             pause = self._paused_until - self._loop.time()
-            free = (1 if self._probing else self._handler.concurrency) - len(self._runs)
+            # What is being settled has no place any more, so that its ack and the next lease are one commit.
+            taken = sum(run.lingering or not run.settling for run in self._runs.values())
+            free = (1 if self._probing else self._handler.concurrency) - taken
             if pause > 0 or free <= 0:
                 self._changed.clear()
                 with contextlib.suppress(TimeoutError):
@@ -227,6 +229,9 @@ class Handling:
             outcome = await self._outcome(run.message)
         except asyncio.CancelledError:
             outcome = Later(0.0, "the cell stops")
+        if run.settling:
+            self._free(run)  # it did not let itself be cancelled, and its message was handed back meanwhile
+            return
         if isinstance(outcome, Later) and outcome.all:
             self._probing = True
             self._pause(outcome.after)
@@ -273,6 +278,7 @@ class Handling:
         if len(self._due) == 1:
             # What ends in the same moment is settled together.
             self._loop.call_soon(self._flush)
+        self._changed.set()
         self._tell(run, outcome, settlement, await done)
 
     def _settlement(self, run: _Run, outcome: Outcome) -> Settlement:
