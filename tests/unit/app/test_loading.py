@@ -100,6 +100,15 @@ def test_a_module_that_fails_is_said_with_its_line(tmp_path: Path, text: str, sa
     assert line.startswith("app: load_broken cannot be imported: " + said.format(file=tmp_path / "load_broken.py"))
 
 
+def test_at_level_debug_the_stack_trace_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Expect it there and only there."""
+    write(tmp_path, "load_broken.py", "1 / 0\n")
+    for level, there in (("INFO", False), ("DEBUG", True)):
+        with caplog.at_level(level):
+            error_of("load_broken:cell", tmp_path)
+        assert ("Traceback" in caplog.text) is there
+
+
 def test_the_line_is_that_of_the_module_that_fails(tmp_path: Path) -> None:
     """Expect it of a module that the named one imports."""
     write(tmp_path, "load_outer.py", "import load_inner\n")
