@@ -296,7 +296,7 @@ def test_stopping_takes_no_more_and_lets_handlers_finish(tmp_path: Path) -> None
     async def play() -> None:
         async with running(tmp_path, handle) as one:
             await one.put("first")
-            await one.becomes("first", "leased")
+            await eventually_async(lambda: one.handler.now == 1, within=10)
             one.handling.stop()
             await one.put("second")
             go_on.set()
