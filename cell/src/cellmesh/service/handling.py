@@ -103,6 +103,8 @@ class Handling:
         self._stopping = False
         self._due: list[tuple[Settlement, asyncio.Future[Settled]]] = []
         self._settling = False
+        #: What hands messages back that cannot be handled now.
+        self._returning: set[asyncio.Task[None]] = set()
         self._feeder: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -152,6 +154,8 @@ class Handling:
         if self._feeder is not None:
             # Not cancelled: what it is being given now is handed back by it.
             await asyncio.wait([self._feeder], timeout=CANCEL_GRACE)
+        if self._returning:
+            await asyncio.wait(self._returning, timeout=CANCEL_GRACE)
 
     # Taking messages
 
@@ -213,7 +217,9 @@ class Handling:
         if run is not None or self._stopping:
             after = self._backoff.after(leased.message.delivery_count) if run is not None else 0.0
             back = _Run(leased)
-            self._loop.create_task(self._settle(back, Later(after, "handed back")))
+            task = self._loop.create_task(self._settle(back, Later(after, "handed back")))
+            self._returning.add(task)
+            task.add_done_callback(self._returning.discard)
             return
         run = self._runs[leased.message.seq] = _Run(leased)
         run.task = self._loop.create_task(self._run(run))
