@@ -172,6 +172,7 @@ def _is(mesh: Up, message_id: str, state: str, deliveries: int) -> bool:
     return (found["state"], found["delivery_count"]) == (state, deliveries)
 
 
+@pytest.mark.timeout(400)  # six restarts, on a busy machine
 def test_orders(tmp_path: Path) -> None:
     """Expect as many orders accepted as there are pens, while both cells are killed over and over, and each shipped."""
     with up(EXAMPLES / "orders" / "cells.yaml", tmp_path) as mesh:
