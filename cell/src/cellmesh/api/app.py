@@ -14,6 +14,7 @@ from starlette.routing import Route as StarletteRoute
 
 from cellmesh import __version__
 from cellmesh.api import openapi
+from cellmesh.api.bulk import add_bulk
 from cellmesh.api.consumers import Route, add_consumers
 from cellmesh.api.exchange import Disconnected, Guard, Receive, Scope, Send, answer, write
 from cellmesh.api.hot_path import endpoints
@@ -75,6 +76,7 @@ def build(cell: Cell, guard: Guard) -> FastAPI:
     _add_errors(app)
     route = _routes(cell, guard)
     _add_messages(app, cell, route)
+    add_bulk(app, cell)
     add_consumers(app, cell, route)
     _add_reading(app, cell)
     add_sent(app, cell)

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from cellmesh.inbox import Inbox, Verdict
@@ -54,6 +55,8 @@ class Outbox:
         self._keeping = Keeping(self._sent)
         self._changing = Changing(self._sent)
         self._waiting: deque[_Unit] = deque()
+        #: What is queued inside ``together``.
+        self._held: list[_Unit] | None = None
         #: Whether a piece of work is queued that will take what waits; set here, cleared by the writer thread.
         self._submitted = False
         self._work: Work
@@ -104,11 +107,30 @@ class Outbox:
             WriterStopped: after the inbox was closed.
 
         """
-        self._waiting.append(_Unit(parcels, stored))
+        unit = _Unit(parcels, stored)
+        if self._held is not None:
+            self._held.append(unit)
+        else:
+            self._enqueue((unit,))
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Have everything that is queued inside written by one commit."""
+        held: list[_Unit] = []
+        self._held = held
+        try:
+            yield
+        finally:
+            self._held = None
+            if held:
+                self._enqueue(held)
+
+    def _enqueue(self, units: Sequence[_Unit]) -> None:
+        self._waiting.extend(units)
         if not self._submitted:
             self._submitted = True
             self._submit()
-        self._work.size += sum([parcel.size for parcel in parcels])
+        self._work.size += sum([parcel.size for unit in units for parcel in unit.parcels])
 
     def _submit(self) -> None:
         units: list[_Unit] = []

@@ -68,6 +68,11 @@ def check_origin(
     return None
 
 
+def media_type(content_type: str | None) -> str:
+    """Return the media type of a ``Content-Type`` header, without its parameters."""
+    return (content_type or "").partition(";")[0].strip().lower()
+
+
 @lru_cache(maxsize=64)
 def check_json(content_type: str | None) -> Problem | None:
     """Return the problem with a ``Content-Type`` that should be JSON, or None.

@@ -281,6 +281,16 @@ def decode_batch(body: bytes, new_id: Callable[[], str]) -> list[CellMessage | P
     return items
 
 
+def decode_many(body: bytes) -> list[bytes]:
+    """Take a JSON array apart; its items are not looked into.
+
+    Raises:
+        Problem: the body is not a JSON array.
+
+    """
+    return [bytes(raw) for raw in decode(_items_decoder, body)]
+
+
 def decode_send(body: bytes) -> SendRequest:
     """Decode and check the body of ``POST /send``.
 
