@@ -96,8 +96,8 @@ def _judge(message: Message, evidence: Evidence, counts: Counter[str]) -> Iterat
 
 
 def _stays(copy: Copy, evidence: Evidence) -> bool:
-    """Tell whether a copy counts as one: its inbox is still there, or it was consumed from it."""
-    return evidence.farewell(copy.place) is None or copy.acked
+    """Tell whether a copy counts as one: its inbox is still there and has it, or it was consumed from it."""
+    return copy.acked or (evidence.farewell(copy.place) is None and not evidence.taken_over(copy))
 
 
 def _misdelivered(message: Message) -> Iterator[Violation]:
@@ -214,20 +214,21 @@ def _there(
 
     """
     who = " and ".join(sorted(by)) or "an instance that is not named"
-    farewells = [left for name in by for left in evidence.left.get(name, ()) if left.at >= message.first]
+    farewells = evidence.farewells(by, message.first)
+    gone = [left for left in farewells if not left.kept]
     if not here:
         if message.expired_by(max((one.at for one in farewells), default=0.0)):
             counts["gone with their instance, expired"] += 1
-        elif farewells and not all(left.handed_over for left in farewells):
+        elif any(copy.may_have_ended for copy in message.copies.values()):
+            counts["gone with their instance, ended before"] += 1
+        elif gone and not all(left.handed_over for left in gone):
             counts["gone with an ephemeral instance"] += 1
-        elif any(copy.handed and any(copy.asked("ack")) for copy in message.copies.values()):
-            counts["consumed or handed over"] += 1
         else:
             yield Violation("lost", message.number, f"acknowledged by {who}, and in no inbox")
         return
     places = {copy.place.instance for copy in message.copies.values()}
     if by and not by & places:
-        if any(left.handed_over for left in farewells):
+        if farewells:
             counts["handed over"] += 1
         else:
             yield Violation("elsewhere", message.number, f"acknowledged by {who}, and at {here[0].place}")

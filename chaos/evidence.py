@@ -26,6 +26,8 @@ R = TypeVar("R", bound=Record)
 
 #: Statuses of a return that may have been done: it was about to be asked, not answered, or done.
 PERHAPS = frozenset({-1, 0, 200})
+#: How often a message is handed out until it is a dead letter.
+MAX_DELIVERIES = 5
 
 
 class Violation(NamedTuple):
@@ -71,6 +73,13 @@ class Copy:
         """Whether a consumer knows that its ack was taken."""
         return any(one.status == 200 for one in self.asked("ack"))
 
+    @property
+    def may_have_ended(self) -> bool:
+        """Whether it may have been consumed or a dead letter, which nobody takes over."""
+        if any(one.state in {"consumed", "dead"} for one in self.found) or any(self.asked("ack", "reject")):
+            return True
+        return len(self.handed) >= MAX_DELIVERIES
+
 
 @dataclass(kw_only=True)
 class Message:
@@ -114,7 +123,8 @@ class Evidence:
         messages: by number.
         strays: what was found and cannot be brought together with a message.
         inspected: last readings, by instance.
-        left: instances that are gone for good, by name, in the order of time.
+        left: instances that are gone for good with their inboxes, by name, in the order of time.
+        resting: the same of those whose inbox was kept.
         gone: when the lives of consumers ended.
         faults: in the order of their beginning.
 
@@ -124,6 +134,7 @@ class Evidence:
     strays: list[Violation] = field(default_factory=list)
     inspected: dict[str, Inspected] = field(default_factory=dict)
     left: dict[str, list[Left]] = field(default_factory=dict)
+    resting: dict[str, list[Left]] = field(default_factory=dict)
     gone: dict[str, float] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
@@ -136,6 +147,21 @@ class Evidence:
         """Return how the inbox of a place has gone; None: it is still there."""
         left = self.left.get(place.instance, [])
         return left[place.life] if place.life < len(left) else None
+
+    def farewells(self, names: Iterable[str], since: float) -> list[Left]:
+        """Return how instances of these names have gone since a moment."""
+        return [
+            left
+            for name in names
+            for left in (*self.left.get(name, ()), *self.resting.get(name, ()))
+            if left.at >= since
+        ]
+
+    def taken_over(self, copy: Copy) -> bool:
+        """Tell whether a copy may have been taken over by another instance: its own has rested, and has it no more."""
+        seen = [one.at for one in copy.found] + [one.began for one in copy.handed]
+        rests = self.resting.get(copy.place.instance, ())
+        return copy.final is None and any(left.at >= min(seen) for left in rests)
 
     def life(self, instance: str, at: float) -> int:
         """Return how many inboxes an instance of this name had before a moment."""
@@ -157,7 +183,7 @@ def gather(records: Iterable[Record], run: str) -> Evidence:
             evidence.strays.append(Violation("ledger", begun.number, "begun twice: two writers share a number"))
         evidence.messages[begun.number] = Message(begun=begun)
     for left in sorted(sorted_out.of(Left), key=lambda one: one.at):
-        evidence.left.setdefault(left.instance, []).append(left)
+        (evidence.resting if left.kept else evidence.left).setdefault(left.instance, []).append(left)
     evidence.inspected = {one.instance: one for one in sorted_out.of(Inspected)}
     evidence.gone = {one.consumer: one.at for one in sorted_out.of(Gone)}
     evidence.faults = sorted(sorted_out.of(Fault), key=lambda one: one.began)

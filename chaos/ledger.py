@@ -263,19 +263,22 @@ class Inspected(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Left(Record):
-    """An instance that is gone for good and that nobody can ask any more.
+    """An instance that is gone, and that nobody can ask any more.
 
     Attributes:
         at: when it was over.
         instance: which.
-        handed_over: whether it was given the time to hand over what it had; else what it had is gone with it, which
+        handed_over: whether it says that others have taken over all it had; else what it had is gone with it, which
             only an ephemeral one may be.
+        kept: whether its inbox is on a volume, and comes back with the next instance of this name; what others have
+            taken over is not in it any more.
 
     """
 
     at: float
     instance: str
     handed_over: bool = False
+    kept: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from e2e.spaces import Space
 
 @dataclass(frozen=True)
 class PodSeen:
-    """A pod at a moment."""
+    """A pod at a moment; ``last_words`` is what its cell said when it ended, if it has ended."""
 
     at: float
     name: str
@@ -28,6 +28,7 @@ class PodSeen:
     ready: bool
     leaving: bool
     gone: bool
+    last_words: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ class PodWatch(Watch):
                 gone = event["type"] == "DELETED"
                 leaving = "deletionTimestamp" in metadata
                 ready = is_ready(pod) and not gone
-                self.seen.append(PodSeen(at, metadata["name"], metadata["uid"], ready, leaving, gone))
+                said = _last_words(pod)
+                self.seen.append(PodSeen(at, metadata["name"], metadata["uid"], ready, leaving, gone, said))
                 if self._stopping.is_set():
                     return
 
@@ -114,6 +116,11 @@ class PodWatch(Watch):
                 since = None
         if since is not None:
             yield since, until
+
+
+def _last_words(pod: dict[str, Any]) -> str:
+    ended = [one.get("state", {}).get("terminated") or {} for one in pod["status"].get("containerStatuses", [])]
+    return "".join(str(one.get("message") or "") for one in ended)
 
 
 class PeersWatch(Watch):

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cellmesh.protocol.last_words import read_last_words
 from chaos import ledger as ledgers
 from chaos.books import Account, compare
 from chaos.ledger import Fault, Left, Record
@@ -16,7 +17,7 @@ from e2e.chaos.damage import World, done
 from e2e.chaos.faults import FAULTS
 from e2e.chaos.flow import Flow
 from e2e.client_pod import ClientPod
-from e2e.watching import PodWatch, stay
+from e2e.watching import PodSeen, PodWatch, stay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,17 +115,25 @@ class Run:
 
 
 def _lives(watch: PodWatch, cells: Cells) -> Iterator[Left]:
-    """Return the end of each pod whose messages have gone with it."""
+    """Return the end of each pod whose messages have gone with it, or rest on a volume until it is scaled up again."""
     elsewhere = watch.namespace == cells.other.name
     for role in ROLES:
-        if not role.ephemeral or role.elsewhere != elsewhere:
-            continue
-        uid = ""
-        for seen in list(watch.seen):
-            if seen.name != role.pod:
-                continue
-            if uid and (seen.uid != uid or seen.gone):
-                yield Left(at=seen.at, instance=role.instance)
-                uid = ""
-            if not seen.gone:
-                uid = seen.uid
+        if role.elsewhere == elsewhere and (role.ephemeral or role.spare):
+            seen = [one for one in list(watch.seen) if one.name == role.pod]
+            for at, words in _ends(seen):
+                said = read_last_words(words)
+                over = said is not None and not said.remaining and not said.unsent
+                yield Left(at=at, instance=role.instance, handed_over=over, kept=not role.ephemeral)
+
+
+def _ends(seen: Sequence[PodSeen]) -> Iterator[tuple[float, str]]:
+    """Return when each pod of a name was gone, and its last words."""
+    uid = words = ""
+    for one in seen:
+        if one.uid == uid:
+            words = one.last_words or words
+        if uid and (one.uid != uid or one.gone):
+            yield one.at, words
+            uid = words = ""
+        if not one.gone:
+            uid, words = one.uid, one.last_words or words

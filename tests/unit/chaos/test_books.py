@@ -131,6 +131,36 @@ GOOD: dict[str, tuple[Record, ...]] = {
         Left(at=50.0, instance="pure-0", handed_over=True),
     ),
     "gone with an ephemeral instance": (*DELIVERED, Left(at=50.0, instance="pure-0")),
+    "handed over by an ephemeral instance that could not hand over all": (
+        *DELIVERED,
+        Left(at=50.0, instance="pure-0"),
+        found(instance="pure-1"),
+    ),
+    "rejected, then its instance left": (
+        *DELIVERED,
+        handed(),
+        returned("reject"),
+        Left(at=50.0, instance="pure-0", handed_over=True),
+    ),
+    "on the volume of an instance that rested": (
+        *DELIVERED,
+        found(at=12.0, final=False),
+        Left(at=50.0, instance="pure-0", kept=True),
+        found(),
+    ),
+    "handed over by an instance with a volume": (
+        *DELIVERED,
+        found(at=12.0, final=False),
+        Left(at=50.0, instance="pure-0", handed_over=True, kept=True),
+        found(instance="pure-1"),
+    ),
+    "consumed at an instance with a volume, which rested": (
+        *DELIVERED,
+        handed(),
+        returned(),
+        Left(at=50.0, instance="pure-0", handed_over=True, kept=True),
+        found(state="consumed"),
+    ),
     "the same position in a new life of an ephemeral instance": (
         *DELIVERED,
         found(at=12.0, final=False),
@@ -211,6 +241,26 @@ BAD: dict[str, tuple[str, tuple[Record, ...]]] = {
     "consumed in vain": ("lost", (*DELIVERED, handed(), returned(status=409))),
     "gone before its time": ("lost", (begun(ttl=5000), sent(), found(final=False, at=12.0))),
     "not handed over": ("lost", (*DELIVERED, Left(at=50.0, instance="pure-0", handed_over=True))),
+    "not on the volume any more": (
+        "lost", (*DELIVERED, found(at=12.0, final=False), Left(at=50.0, instance="pure-0", kept=True)),
+    ),
+    "on the volume still, though handed over": (
+        "doubled",
+        (
+            *DELIVERED, found(at=12.0, final=False), Left(at=50.0, instance="pure-0", handed_over=True, kept=True),
+            found(), found(instance="pure-1"),
+        ),
+    ),
+    "consumed at an instance with a volume, and handed over": (
+        "doubled",
+        (
+            *DELIVERED, handed(), returned(), Left(at=50.0, instance="pure-0", handed_over=True, kept=True),
+            found(instance="pure-1"),
+        ),
+    ),
+    "at another, though its instance had rested before only": (
+        "elsewhere", (*DELIVERED, Left(at=5.0, instance="pure-0", kept=True), found(instance="pure-1")),
+    ),
     "at two positions": ("doubled", (*DELIVERED, found(), found(seq=2))),
     "at two instances": ("doubled", (*DELIVERED, found(), found(instance="pure-1"))),
     "at two positions after an open outcome": ("doubled", (begun(), unanswered(), sent(), found(), found(seq=2))),
