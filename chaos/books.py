@@ -15,7 +15,8 @@
     order, and the rules of leasing: too early, handed twice, after ack, acked twice, ack undone
 
 A message sent directly again after an answer that left its fate open may be in another instance's inbox besides the
-one that has acknowledged it, because deduplication is per instance; that is counted as ``excused``.
+one that has acknowledged it, because deduplication is per instance; that is counted as ``excused``. So is one that
+was consumed from the inbox of an ephemeral instance, and sent again after that had gone with all it knew.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def _judge(message: Message, evidence: Evidence, counts: Counter[str]) -> Iterat
     """Say what is wrong with where a message is."""
     here = [copy for copy in message.copies.values() if _stays(copy, evidence)]
     yield from _misdelivered(message)
-    yield from _doubled(message, here, counts)
+    yield from _doubled(message, here, evidence, counts)
     for copy in here:
         yield from _ended(message, copy, evidence)
     if message.begun.queued:
@@ -110,7 +111,17 @@ def _misdelivered(message: Message) -> Iterator[Violation]:
             yield Violation("misdelivered", message.number, f"it was for {target} and is at {copy.place}")
 
 
-def _doubled(message: Message, here: list[Copy], counts: Counter[str]) -> Iterator[Violation]:
+def _sent_again(message: Message, copy: Copy, evidence: Evidence) -> bool:
+    """Tell whether a message was sent again after the inbox was gone from which a copy of it was consumed."""
+    farewell = evidence.farewell(copy.place)
+    return farewell is not None and any(attempt.began >= farewell.at for attempt in message.attempts)
+
+
+def _doubled(message: Message, here: list[Copy], evidence: Evidence, counts: Counter[str]) -> Iterator[Violation]:
+    again = [copy for copy in here if _sent_again(message, copy, evidence)]
+    if again:
+        counts["excused: sent again after its ephemeral instance was gone, and what that knew"] += 1
+        here = [copy for copy in here if copy not in again]
     if len(here) < 2:
         return
     instances = Counter((copy.place.instance, copy.place.life) for copy in here)

@@ -8,7 +8,7 @@ from typing import Any
 
 from e2e.clusters import SOON, Cluster
 from e2e.images import Images
-from e2e.programs import ROOT
+from e2e.programs import PATIENCE, ROOT
 from e2e.releases import make_namespace
 
 SCRIPTS = Path(__file__).with_name("in_pod")
@@ -65,12 +65,12 @@ class ClientPod:
         """Return what a script has printed so far."""
         return self._kubectl("exec", NAME, "--", "cat", f"/runs/{name}")
 
-    def finish(self, name: str) -> str:
-        """Send a script SIGTERM, wait for its end, return what it printed."""
+    def finish(self, name: str, within: float = PATIENCE) -> str:
+        """Send a script SIGTERM, wait for its end, at most so many seconds; return what it printed."""
         command = (
             f"p=$(cat /runs/{name}.pid); kill $p; while kill -0 $p 2>/dev/null; do sleep 0.1; done; cat /runs/{name}"
         )
-        return self._kubectl("exec", NAME, "--", "sh", "-c", command)
+        return self._kubectl("exec", NAME, "--", "sh", "-c", command, timeout=within)
 
     def _kubectl(self, *arguments: str, **more: Any) -> str:
         return self._cluster.kubectl("-n", NAMESPACE, *arguments, **more)

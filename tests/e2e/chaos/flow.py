@@ -20,11 +20,20 @@ STREAMS = (
     Stream(1, "pure", "pure-1"),
     Stream(3, "solo"),
     Stream(3, "light"),
+    Stream(2, "pure", queued=True),
+    Stream(1, "pure", queued=True, conversations=3),
+    Stream(1, "pure", "pure-0", queued=True),
+    Stream(2, "solo", queued=True),
+    Stream(2, "light", queued=True),
+    # A cell that there is not: waited for, and in the end given up.
+    Stream(1, "nobody", queued=True, ttl=10.0),
 )
 #: Consumers, and whose inbox each consumes.
 CONSUMERS = {"eater-0": "pure-0", "eater-1": "pure-1", "eater-2": "solo-0", "eater-3": "solo-0", "eater-4": "light-0"}
 #: Instances with one consumer, to whom messages are sent that kill it; in turn.
 DEADLY = ("pure-0", "pure-1")
+#: Seconds that a writer may take to end: what is unanswered is sent again, what is queued is looked up.
+FINISHING = 300.0
 #: Characters of one file that are so many that there may be more.
 MUCH = 1_000_000
 
@@ -138,7 +147,7 @@ class Flow:
         writer = name.partition(".")[0]
         if writer == "load":
             for record in parse(text, name):
-                if isinstance(record, Begun):
+                if isinstance(record, Begun) and not record.queued:
                     self._receivers[record.number] = record.to_cell
                 elif isinstance(record, Attempt):
                     self.attempts.append(record)
@@ -190,7 +199,7 @@ class Flow:
 
     def _finish(self, what: str) -> None:
         self._running.remove(self._name(what))
-        self._client.finish(self._name(what))
+        self._client.finish(self._name(what), FINISHING)
 
     def _arguments(self, what: str, roles: Sequence[Role]) -> list[str]:
         told = [

@@ -10,7 +10,7 @@ from pathlib import Path
 from cellmesh.protocol.last_words import read_last_words
 from chaos import ledger as ledgers
 from chaos.books import Account, compare
-from chaos.ledger import Fault, Left, Record
+from chaos.ledger import Fault, Ledger, Left
 from chaos.plan import Planned, plan
 from e2e.chaos.cells import ROLES, Cells
 from e2e.chaos.damage import World, done
@@ -79,8 +79,9 @@ class Run:
             self.left_over = flow.stop()
             flow.inspect([role for role in ROLES if not (role.spare and role.ephemeral)])
             left = [*_lives(here, cells), *_lives(there, cells)]
-        records: list[Record] = [*ledgers.read(self._directory), *faults, *left]
-        return compare(records, self.name)
+        with Ledger(self._directory, "cluster") as ledger:
+            ledger.write(*faults, *left)
+        return compare(ledgers.read(self._directory), self.name)
 
     def _harm(self, world: World) -> Iterator[Fault]:
         """Do one fault after the other until enough of them count."""

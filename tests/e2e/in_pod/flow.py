@@ -1,6 +1,7 @@
 """Runs one writer of a chaos run's ledger, in the client pod, with the package `chaos` beside it, until SIGTERM.
 
-load       sends messages; on SIGUSR1 also one that kills its consumer, to the instances named by --deadly in turn
+load       sends messages, and looks up what became of queued ones; on SIGUSR1 it sends one that kills its consumer, to
+           the instances named by --deadly in turn
 read       reads inboxes again and again
 consume    consumes from the inbox of --instance
 keep       keeps consumers alive: --consumers has names and instances; the process id of each is in a file of its name
@@ -36,6 +37,8 @@ from chaos.workload import Load
 INTERVAL = 0.3
 #: Seconds within which consumers have to have consumed everything once no more comes.
 CATCHING_UP = 90.0
+#: Seconds within which outboxes have to have settled everything.
+SETTLING = 120.0
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,7 @@ async def load(options: argparse.Namespace, where: Whereabouts, ledger: Ledger, 
     """Send messages."""
     streams = [Stream(**stream) for stream in json.loads(options.streams)]
     sending = Load(where, ledger, run=options.run, seed=int(options.seed), rate=options.rate, streams=streams)
+    settler = Settler(sending.progress, Reader(where, ledger, options.run), ledger)
     victims = itertools.cycle(options.deadly)
 
     def deadly() -> None:
@@ -138,13 +142,13 @@ async def load(options: argparse.Namespace, where: Whereabouts, ledger: Ledger, 
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, deadly)
     sending.start()
-    settler = Settler(sending.progress, Reader(where, ledger, options.run), ledger)
     settler.start()
     while not stopping.is_set():
         sending.check()
         await asyncio.sleep(INTERVAL)
     await sending.stop()
-    await settler.settle(CATCHING_UP)
+    sending.check()
+    await settler.settle(SETTLING)
 
 
 async def read(options: argparse.Namespace, where: Whereabouts, ledger: Ledger, stopping: asyncio.Event) -> None:

@@ -136,6 +136,14 @@ GOOD: dict[str, tuple[Record, ...]] = {
         Left(at=50.0, instance="pure-0"),
         found(instance="pure-1"),
     ),
+    "consumed from an ephemeral inbox, and sent again to the next": (
+        *DELIVERED,
+        handed(),
+        returned(),
+        Left(at=50.0, instance="pure-0"),
+        sent(began=60.0),
+        found(),
+    ),
     "rejected, then its instance left": (
         *DELIVERED,
         handed(),
@@ -260,6 +268,10 @@ BAD: dict[str, tuple[str, tuple[Record, ...]]] = {
     ),
     "at another, though its instance had rested before only": (
         "elsewhere", (*DELIVERED, Left(at=5.0, instance="pure-0", kept=True), found(instance="pure-1")),
+    ),
+    "consumed from an ephemeral inbox, sent again before that was gone, and in the next": (
+        "doubled",
+        (*DELIVERED, handed(), returned(), sent(began=40.0), Left(at=50.0, instance="pure-0"), found()),
     ),
     "at two positions": ("doubled", (*DELIVERED, found(), found(seq=2))),
     "at two instances": ("doubled", (*DELIVERED, found(), found(instance="pure-1"))),
