@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from cellmesh.inbox import Inbox, Verb
 from cellmesh.inbox.dead import Named
 from inboxes import HandClock, find, limits, message, opened, put, verdicts
@@ -35,6 +37,25 @@ def test_a_dead_letter_that_is_put_back_is_as_new(tmp_path: Path) -> None:
         assert found is not None
         assert "put back" in [step.reason for step in found.history]
         assert (inbox.gauges.dead, inbox.gauges.leased) == (0, 1)
+
+
+@pytest.mark.parametrize("held_back", [False, True])
+def test_a_dead_letter_that_is_put_back_is_handed_out_once(tmp_path: Path, held_back: bool) -> None:
+    """Expect one copy, also where nobody asked for it before it expired, or it expired while it was held back."""
+    clock = HandClock()
+    with opened(tmp_path, clock=clock.steady()) as inbox:
+        put(inbox, message("a", ttl=5))
+        if held_back:
+            settle(inbox, Verb.NACK, *lease(inbox), delay_ms=8000)
+        put(inbox, message("b", ttl=0))
+        clock.advance(5)
+        eventually(lambda: state(inbox, "a") == "dead: expired", within=10)
+        assert asyncio.run(inbox.put_back([Named(message_id="a")])).changed == 1
+        clock.advance(4)
+        put(inbox, message("c", ttl=0))
+        eventually(lambda: inbox.writer.leasing.next_due() is None, within=10)
+        assert ids(lease(inbox, 10)) == ["a", "b", "c"]
+        assert (inbox.gauges.pending, inbox.gauges.leased) == (0, 3)
 
 
 def test_named_ones_are_answered_one_by_one(tmp_path: Path) -> None:
@@ -77,6 +98,15 @@ def test_a_purge_forgets_no_deduplication(tmp_path: Path) -> None:
         assert verdicts(put(inbox, message("a", {"other": 1}))) == ["conflict"]
 
 
+def test_a_position_and_an_id_must_be_of_one_message(tmp_path: Path) -> None:
+    """Expect nothing to be purged or settled that is only half of what was named."""
+    with opened(tmp_path) as inbox:
+        reject(inbox, "a", "b")
+        outcome = asyncio.run(inbox.purge([Named(seq=1, message_id="b"), Named(seq=2, message_id="b")]))
+        assert [code for _, code in outcome.named] == ["unknown_message", ""]
+        assert state(inbox, "a") == "dead: rejected"
+
+
 def test_no_more_are_put_back_than_there_is_room_for(tmp_path: Path) -> None:
     """Expect the bound of pending messages to hold, and the rest to stay dead."""
     with opened(tmp_path, limits(max_messages=3)) as inbox:
@@ -85,3 +115,16 @@ def test_no_more_are_put_back_than_there_is_room_for(tmp_path: Path) -> None:
         assert asyncio.run(inbox.put_back(None)).changed == 2
         assert (inbox.gauges.pending, inbox.gauges.dead) == (3, 1)
         assert verdicts(put(inbox, message("more"))) == ["inbox_full"]
+        settle(inbox, Verb.ACK, *lease(inbox))
+        named = asyncio.run(inbox.put_back([Named(message_id="c"), Named(message_id="c"), Named(message_id="alive")]))
+        assert [code for _, code in named.named] == ["", "", "not_dead"]
+
+
+def test_those_there_is_no_room_for_are_named(tmp_path: Path) -> None:
+    """Expect nobody to be told that a letter is pending which stayed dead."""
+    with opened(tmp_path, limits(max_messages=3)) as inbox:
+        reject(inbox, "a", "b", "c")
+        put(inbox, message("alive"))
+        outcome = asyncio.run(inbox.put_back([Named(message_id=name) for name in "abc"]))
+        assert (outcome.changed, [code for _, code in outcome.named]) == (2, ["", "", "inbox_full"])
+        assert state(inbox, "c") == "dead: rejected"

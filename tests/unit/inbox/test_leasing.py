@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -365,3 +366,127 @@ def test_what_expired_does_not_fill_the_memory(tmp_path: Path) -> None:
         eventually(lambda: inbox.writer.leasing.ready.size == 0, within=10)
         put(inbox, message("new"))
         assert ids(lease(inbox, 10)) == ["new"]
+
+
+def test_only_what_is_handed_out_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expect a lease of many large messages to read no more payloads than it may hand out, and all to come whole."""
+    monkeypatch.setattr(module, "MAX_LEASE_BYTES", 100_000)
+    read: list[int] = []
+    find = module.Leasing._find
+
+    def counting(self: module.Leasing, *arguments: Any) -> Any:
+        found = find(self, *arguments)
+        read.append(sum(len(row[module.rows.PAYLOAD] or b"") for row in found.values()))
+        return found
+
+    monkeypatch.setattr(module.Leasing, "_find", counting)
+    with opened(tmp_path) as inbox:
+        sizes = {f"{n}": 40_000 if n % 2 else 10 for n in range(40)}
+        put(inbox, *(message(name, {"filling": "x" * size}) for name, size in sizes.items()))
+        got: list[Leased] = []
+        while taken := lease(inbox, 1000):
+            assert sum(len(bytes(one.message.payload)) for one in taken) <= 100_000
+            got += taken
+        assert ids(got) == list(sizes)
+        assert {one.message.message_id: len(bytes(one.message.payload)) - 14 for one in got} == sizes
+        assert max(read) <= 100_000
+
+
+def test_leases_that_were_settled_early_do_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expect what is kept in memory to grow with what is leased, not with how long it might have been."""
+    monkeypatch.setattr(module, "SLACK", 50)
+    with opened(tmp_path) as inbox:
+        put(inbox, message("held"))
+        (held,) = lease(inbox)
+        for start in range(0, 1000, 100):
+            put(inbox, *(message(f"{n}") for n in range(start, start + 100)))
+            settle(inbox, Verb.ACK, *lease(inbox, 100))
+        for _ in range(100):
+            assert codes(settle(inbox, Verb.EXTEND, held, lease_ms=LONG)) == [""]
+        leasing = inbox.writer.leasing
+        assert len(leasing._running) <= 2 * 101 + 50
+        assert list(leasing._deadlines) == [held.message.seq]
+        assert codes(settle(inbox, Verb.ACK, held)) == [""]
+        assert leasing.next_due() is None
+
+
+def test_what_expired_while_it_was_held_back_does_not_fill_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Expect delays far beyond the ttl to be forgotten with their messages."""
+    monkeypatch.setattr(module, "SLACK", 50)
+    clock = HandClock()
+    with opened(tmp_path, clock=clock.steady()) as inbox:
+        put(inbox, message("stays", ttl=0))
+        (stays,) = lease(inbox)
+        for start in range(0, 300, 100):
+            put(inbox, *(message(f"{n}", ttl=5) for n in range(start, start + 100)))
+            settle(inbox, Verb.NACK, *lease(inbox, 100), delay_ms=86_400_000)
+        settle(inbox, Verb.NACK, stays, delay_ms=7000)
+        clock.advance(6)
+        eventually(lambda: inbox.gauges.dead == 300, within=10)
+        eventually(lambda: len(inbox.writer.leasing._delayed) <= 52, within=10)
+        clock.advance(2)
+        assert ids(eventually(lambda: lease(inbox), within=10)) == ["stays"]
+
+
+def test_what_expired_in_front_is_passed_over_in_few_statements(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Expect a lease of one message not to look at thousands one by one."""
+    looks: list[int] = []
+    find = module.Leasing._find
+
+    def counting(self: module.Leasing, tx: Any, seqs: list[int]) -> Any:
+        looks.append(len(seqs))
+        return find(self, tx, seqs)
+
+    monkeypatch.setattr(module.Leasing, "_find", counting)
+    clock = HandClock()
+    with opened(tmp_path, clock=clock.steady()) as inbox:
+        for start in range(0, 3000, 250):
+            put(inbox, *(message(f"{n}", ttl=5, priority=Priority.HIGH) for n in range(start, start + 250)))
+        put(inbox, *(message(f"alive-{n}", ttl=0) for n in range(3)))
+        clock.advance(5)
+        eventually(lambda: inbox.gauges.dead == 3000, within=30)
+        assert [ids(lease(inbox)) for _ in range(4)] == [["alive-0"], ["alive-1"], ["alive-2"], []]
+        assert len(looks) < 20
+
+
+def test_a_reject_after_a_nack_is_not_taken_for_the_same(tmp_path: Path) -> None:
+    """Expect the second to be told that the lease is over: the message is no dead letter."""
+    with opened(tmp_path) as inbox:
+        put(inbox, message("a"))
+        taken = lease(inbox)
+        assert codes(settle(inbox, Verb.NACK, *taken)) == [""]
+        assert codes(settle(inbox, Verb.NACK, *taken)) == [""]
+        assert codes(settle(inbox, Verb.NACK, *taken, reject=True)) == ["lease_lost"]
+        assert state(inbox, "a") == "pending"
+
+
+def test_a_token_settles_only_the_message_that_is_named(tmp_path: Path) -> None:
+    """Expect an item whose position and id are of two messages to be unknown."""
+    with opened(tmp_path) as inbox:
+        put(inbox, message("a"), message("b"))
+        one, _ = lease(inbox, 2)
+        items = [Settlement(verb=Verb.ACK, lease_token=one.lease_token, seq=1, message_id=name) for name in ("b", "a")]
+        settled = asyncio.run(written(lambda done: inbox.settle(items, done)))
+        assert codes(settled) == ["unknown_message", ""]
+
+
+def test_a_consumer_that_waits_is_not_given_what_could_not_be_written(tmp_path: Path) -> None:
+    """Expect nothing at the end of its wait if the lease was rolled back, and the message for the next one."""
+    clock = HandClock()
+    with opened(tmp_path, clock=clock.steady()) as inbox, ThreadPoolExecutor() as pool:
+        put(inbox, message("late", ttl=0, not_before=1))
+        waiting = pool.submit(lease, inbox, wait_until=inbox.clock.now_ms() + 3000)
+        eventually(lambda: inbox.writer.consumers_waiting == 1, within=10)
+        inbox._store.connection.set_commit_hook(lambda: True)
+        clock.advance(2)
+        eventually(lambda: not inbox.writer.leasing._delayed, within=10)
+        clock.advance(2)
+        assert waiting.result(10) == []
+        inbox._store.connection.set_commit_hook(None)
+        (taken,) = eventually(lambda: lease(inbox), within=10)
+        assert (taken.message.message_id, taken.message.delivery_count) == ("late", 1)
+        assert (inbox.gauges.pending, inbox.gauges.leased) == (0, 1)

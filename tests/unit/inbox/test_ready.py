@@ -83,3 +83,24 @@ def test_a_search_for_a_rare_type_in_the_shared_queue_is_bounded(monkeypatch: py
     assert ready.take(1, ["rare"]) == []
     assert ready.size == 31
     assert [one.seq for one in ready.take(100)] == list(range(1, 32))
+
+
+def test_a_search_that_gives_up_does_not_hide_what_has_a_queue_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expect the type that is asked for, although the shared queue is full of older ones."""
+    monkeypatch.setattr(module, "MAX_TYPES", 1)
+    monkeypatch.setattr(module, "MAX_SEARCH", 10)
+    ready = Ready()
+    fill(ready, [Position(1, 1, "own")] + [Position(seq, 1, "shared") for seq in range(2, 31)])
+    fill(ready, [Position(31, 1, "own"), Position(32, 0, "own")])
+    assert [one.seq for one in ready.take(3, ["own"])] == [1, 31, 32]
+    assert [one.seq for one in ready.take(100)] == list(range(2, 31))
+
+
+def test_a_position_may_stand_in_two_queues(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expect a message that came back to another queue than it was in to stop nobody."""
+    monkeypatch.setattr(module, "MAX_TYPES", 2)
+    ready = Ready()
+    fill(ready, [Position(1, 1, "own"), Position(2, 1, "another"), Position(3, 1, "shared")])
+    assert [one.seq for one in ready.take(2)] == [1, 2]
+    ready.give_back(Position(3, 1, "shared"))
+    assert {one.seq for one in ready.take(10)} == {3}

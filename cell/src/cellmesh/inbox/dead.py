@@ -43,7 +43,8 @@ class DeadLetters:
         """Return positions of dead letters, oldest first; of one reason, or of any."""
         condition, values = ("", ()) if reason is None else (" AND reason = ?", (reason,))
         found = tx.execute(
-            f"SELECT seq FROM messages WHERE state >= {DEAD} AND state = {DEAD} AND seq > ?{condition}"
+            # +seq: by the index of what has ended, not through all that is pending.
+            f"SELECT seq FROM messages WHERE state >= 2 AND state = {DEAD} AND +seq > ?{condition}"
             " ORDER BY seq LIMIT ?",
             (after, *values, most),
         )
@@ -56,16 +57,20 @@ class DeadLetters:
         """
         seqs = [self._seq_of(tx, item) for item in items]
         known = sorted({seq for seq in seqs if seq is not None})
-        states: dict[int, int] = {}
+        rows: dict[Any, tuple[Any, Any]] = {}
         if known:
-            found: Any = tx.execute(f"SELECT seq, state FROM messages WHERE seq IN ({marks(known)})", filled(known))
-            states = dict(found)
-        return [
-            (None, "unknown_message")
-            if seq is None or seq not in states
-            else (seq, "" if states[seq] == DEAD else "not_dead")
-            for seq in seqs
-        ]
+            found = tx.execute(
+                f"SELECT seq, message_id, state FROM messages WHERE seq IN ({marks(known)})", filled(known)
+            )
+            rows = {seq: (message_id, state) for seq, message_id, state in found}
+        named: list[tuple[int | None, str]] = []
+        for item, seq in zip(items, seqs, strict=True):
+            message_id, state = rows.get(seq, (None, None))
+            if state is None or item.message_id not in {None, message_id}:
+                named.append((None, "unknown_message"))
+            else:
+                named.append((seq, "" if state == DEAD else "not_dead"))
+        return named
 
     def put_back(self, tx: Transaction, seqs: Sequence[int]) -> int:
         """Make dead letters pending again: not delivered yet, with their whole ttl before them.

@@ -62,13 +62,12 @@ class Inbox:
         self.clock = clock or SteadyClock()
         self._lock = DirectoryLock(directory)
         try:
-            self._store = _open_store(directory, limits, self.clock, vfs)
+            self._store, self.writer = _open(directory, limits, self.clock, vfs, on_death)
         except BaseException:
             self._lock.release()
             raise
         self._reader = Reader(directory)
         self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="inbox-reader")
-        self.writer = Writer(self._store, on_death)
         self.dead = DeadLetters(self._store, self.writer.leasing)
         self.writer.start()
 
@@ -152,8 +151,11 @@ class Inbox:
 
             def some(tx: Transaction) -> DeadOutcome:
                 named = self.dead.named(tx, items)
-                count = change(tx, list(dict.fromkeys(seq for seq, code in named if seq is not None and not code)))
-                return DeadOutcome(count, named)
+                seqs = list(dict.fromkeys(seq for seq, code in named if seq is not None and not code))
+                count = change(tx, seqs)
+                # Those beyond are left as they are: there is no room for them.
+                left = set(seqs[count:])
+                return DeadOutcome(count, [(seq, "inbox_full" if seq in left else code) for seq, code in named])
 
             return await self.write(some)
         total, after = 0, 0
@@ -208,13 +210,18 @@ class Inbox:
         return await asyncio.get_running_loop().run_in_executor(self._readers, query)
 
 
-def _open_store(directory: Path, limits: InboxLimits, clock: SteadyClock, vfs: str | None) -> Store:
+def _open(
+    directory: Path, limits: InboxLimits, clock: SteadyClock, vfs: str | None, on_death: Callable[[], None]
+) -> tuple[Store, Writer]:
     try:
         connection = open_database(directory, vfs)
         try:
-            return Store(connection, directory, limits, clock)
+            store = Store(connection, directory, limits, clock)
+            return store, Writer(store, on_death)
         except BaseException:
             connection.close()
             raise
+    except apsw.FullError as error:
+        raise InboxError(f"{directory}: the inbox cannot be opened: {error}; make room on its disk") from error
     except apsw.Error as error:
         raise InboxError(f"{directory}: the inbox cannot be opened: {error}") from error

@@ -29,8 +29,17 @@ from cellmesh.protocol.receipts import STATES
 MAX_LEASE_BYTES = 16 * 1024 * 1024
 #: Rows that one step changes at most.
 ROWS = 256
+#: Positions that are looked at in one statement at most, where many have ended.
+LOOK = 1024
+#: What may stand in memory although it is over, besides as much again as there is.
+SLACK = 4096
 
-
+_SIZE = len(rows.COLUMNS.split(","))
+#: A message with its payload, unless that is longer than the first value, and the payload's length.
+_SELECT = rows.SELECT.replace(
+    rows.COLUMNS,
+    rows.COLUMNS.replace("p.payload", "iif(length(p.payload) <= ?, p.payload, NULL)") + ", length(p.payload)",
+)
 _COLUMNS = "seq, message_id, priority, message_type, state, lease, coalesce(lease_until, 0), deliveries"
 
 
@@ -47,8 +56,10 @@ class Leasing:
         self.ready = Ready()
         #: Messages held back, by when they may be handed out (ms).
         self._delayed: list[tuple[int, Position]] = []
-        #: Leases by their deadline; those settled meanwhile are passed over.
-        self._running: list[tuple[int, int, str]] = []
+        #: When the lease of each leased message ends (ms), by its position.
+        self._deadlines: dict[int, int] = {}
+        #: The same by time, with some that are over or were extended.
+        self._running: list[tuple[int, int]] = []
         with store.connection:
             self._start()
         self._load()
@@ -69,9 +80,11 @@ class Leasing:
     def take(self, tx: Transaction, request: LeaseRequest) -> list[Leased]:
         """Hand messages out, highest priority first and oldest first within one."""
         leased: list[Leased] = []
-        size = 0
-        while len(leased) < request.most and size < MAX_LEASE_BYTES:
-            positions = self.ready.take(request.most - len(leased), request.types)
+        room = MAX_LEASE_BYTES
+        look = 0
+        while len(leased) < request.most and room > 0:
+            wanted = request.most - len(leased)
+            positions = self.ready.take(max(wanted, look), request.types)
             if not positions:
                 break
             tx.on_rollback(partial(self._give_back, positions))
@@ -79,19 +92,24 @@ class Leasing:
             chosen: list[tuple[Any, ...]] = []
             left: list[Position] = []
             for position in positions:
-                row = found.get(position.seq)
+                # Taken out: a message that was put back may stand here twice.
+                row = found.pop(position.seq, None)
                 if row is None:
                     continue  # it has ended meanwhile
-                if (leased or chosen) and size + len(row[rows.PAYLOAD]) > MAX_LEASE_BYTES:
+                if len(chosen) >= wanted or (row[_SIZE] > room and (leased or chosen)):
                     left.append(position)
-                    size = MAX_LEASE_BYTES
+                    room = 0
                     continue
-                size += len(row[rows.PAYLOAD])
+                room -= row[_SIZE]
                 chosen.append(row)
             if left:
-                tx.on_commit(partial(self._give_back, left))
+                back = set(left)
+                positions[:] = [position for position in positions if position not in back]
+                self._give_back(left)
             if chosen:
-                leased += self._hand_out(tx, request, chosen)
+                leased += self._hand_out(tx, request, self._whole(tx, chosen))
+            # Where many have ended, not one statement for each of them.
+            look = min(max(2 * look, 16), LOOK)
         return leased
 
     def settle(self, tx: Transaction, items: Sequence[Settlement]) -> list[Settled]:
@@ -103,7 +121,7 @@ class Leasing:
         settled: list[Settled] = []
         for item, seq in zip(items, seqs, strict=True):
             row = known.get(seq) if seq is not None else None
-            if row is None:
+            if row is None or item.message_id not in {None, row.message_id}:
                 settled.append(Settled("unknown_message", item.seq, item.message_id))
                 continue
             code = judge(row, item, now, self._store.limits.max_deliveries, changes)
@@ -117,34 +135,45 @@ class Leasing:
         while self._delayed and self._delayed[0][0] <= now:
             _, position = heapq.heappop(self._delayed)
             self.ready.give_back(position)
-        # What expires stays in it until it is asked for: without a consumer it would grow.
-        if not self._store.gauges.pending and self.ready.size:
-            self.ready = Ready()
-        elif self.ready.size > 2 * self._store.gauges.pending + 4096:
+        # What expires stays here until it is asked for: without a consumer it would grow.
+        pending, here = self._store.gauges.pending, self.ready.size + len(self._delayed)
+        if not pending and here:
+            self.ready, self._delayed = Ready(), []
+        elif here > 2 * pending + SLACK:
             self._load()
-        due: list[tuple[int, int, str]] = []
-        while self._running and self._running[0][0] <= now and len(due) < ROWS:
+        due: list[tuple[int, int]] = []
+        while len(due) < ROWS and (until := self._next_end()) is not None and until <= now:
             due.append(heapq.heappop(self._running))
+            del self._deadlines[due[-1][1]]
         if not due:
             return False
         tx.on_rollback(partial(self._run, due))
         changes = Changes()
         most = self._store.limits.max_deliveries
-        known = self._rows(tx, sorted({seq for _, seq, _ in due}))
-        for _, seq, token in due:
+        known = self._rows(tx, sorted(seq for _, seq in due))
+        for _, seq in due:
             row = known.get(seq)
-            if row is None or row.state != LEASED or row.lease != token:
-                continue
-            if row.lease_until > now:
-                continue  # it was extended, and stands here again with its new deadline
-            put_back(row, changes, "lease ran out", now, delay_until=0, max_deliveries=most)
+            if row is not None and row.state == LEASED and row.lease_until <= now:
+                put_back(row, changes, "lease ran out", now, delay_until=0, max_deliveries=most)
         self._carry_out(tx, changes, now)
         return len(due) >= ROWS
 
     def next_due(self) -> int | None:
         """Return when the next lease or delay ends, ms; None if there is none."""
-        heads = [heap[0][0] for heap in (self._delayed, self._running) if heap]
-        return min(heads) if heads else None
+        until = self._next_end()
+        if self._delayed and (until is None or self._delayed[0][0] < until):
+            return self._delayed[0][0]
+        return until
+
+    def _next_end(self) -> int | None:
+        """Return when the first of the running leases ends, ms, and have it at the top; None if there is none."""
+        running, deadlines = self._running, self._deadlines
+        while running:
+            until, seq = running[0]
+            if deadlines.get(seq) == until:
+                return until
+            heapq.heappop(running)  # it was settled or extended
+        return None
 
     def made_pending(self, position: Position, available_at: int = 0) -> None:
         """Take in a message that became pending again in a transaction that is committed."""
@@ -179,16 +208,17 @@ class Leasing:
     def _load(self) -> None:
         """Bring what is in memory to what is in the file; reads every row that is not finished."""
         self.ready = Ready()
-        self._delayed, self._running = [], []
+        self._delayed, self._running, self._deadlines = [], [], {}
         now = self._store.clock.now_ms()
         ready: list[Position] = []
-        for seq, priority, message_type, state, available_at, lease, lease_until in self._store.connection.execute(
-            "SELECT seq, priority, message_type, state, available_at, lease, lease_until FROM messages"
+        for seq, priority, message_type, state, available_at, lease_until in self._store.connection.execute(
+            "SELECT seq, priority, message_type, state, available_at, lease_until FROM messages"
             f" WHERE state < {CONSUMED} AND moving_to IS NULL ORDER BY seq"
         ):
             position = Position(seq, priority, message_type)
             if state == LEASED:
-                self._running.append((lease_until, seq, lease))
+                self._running.append((lease_until, seq))
+                self._deadlines[seq] = lease_until
             elif available_at is not None and available_at > now:
                 self._delayed.append((available_at, position))
             else:
@@ -201,16 +231,31 @@ class Leasing:
         heapq.heapify(self._running)
 
     def _find(self, tx: Transaction, seqs: list[int]) -> dict[int, tuple[Any, ...]]:
-        """Return the rows of those that can be handed out now."""
+        """Return the rows of those that can be handed out now; large payloads are left out, for ``_whole``."""
         now = self._store.clock.now_ms()
         return {
             int(row[0]): row
             for row in tx.execute(
-                f"{rows.SELECT} WHERE m.seq IN ({marks(seqs)}) AND m.state = {PENDING}"
+                f"{_SELECT} WHERE m.seq IN ({marks(seqs)}) AND m.state = {PENDING}"
                 " AND m.moving_to IS NULL AND (m.expires_at IS NULL OR m.expires_at > ?)",
-                (*filled(seqs), now),
+                (MAX_LEASE_BYTES // len(seqs), *filled(seqs), now),
             )
         }
+
+    def _whole(self, tx: Transaction, chosen: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """Return rows with the payloads that were left out: only those of messages that are handed out are read."""
+        seqs = [row[rows.SEQ] for row in chosen if row[rows.PAYLOAD] is None]
+        if not seqs:
+            return chosen
+        found: dict[Any, Any] = dict(
+            tx.execute(f"SELECT seq, payload FROM payloads WHERE seq IN ({marks(seqs)})", filled(seqs))
+        )
+        return [
+            row
+            if row[rows.PAYLOAD] is not None
+            else (*row[: rows.PAYLOAD], found[row[rows.SEQ]], *row[rows.PAYLOAD + 1 :])
+            for row in chosen
+        ]
 
     def _hand_out(self, tx: Transaction, request: LeaseRequest, chosen: list[tuple[Any, ...]]) -> list[Leased]:
         now = self._store.clock.now_ms()
@@ -225,7 +270,7 @@ class Leasing:
         )
         self._moved(PENDING, LEASED, len(seqs))
 
-        tx.on_commit(partial(self._run, [(until, seq, token) for seq in seqs]))
+        tx.on_commit(partial(self._run, [(until, seq) for seq in seqs]))
         leased = []
         for row in chosen:
             fields = rows.fields(row) | {
@@ -281,6 +326,8 @@ class Leasing:
 
         def committed() -> None:
             self._run(changes.running)
+            for seq in changes.ended:
+                self._deadlines.pop(seq, None)
             for position, until in changes.positions:
                 self.made_pending(position, until)
 
@@ -290,9 +337,14 @@ class Leasing:
         for position in positions:
             self.ready.give_back(position)
 
-    def _run(self, leases: Sequence[tuple[int, int, str]]) -> None:
+    def _run(self, leases: Sequence[tuple[int, int]]) -> None:
         for lease in leases:
             heapq.heappush(self._running, lease)
+            self._deadlines[lease[1]] = lease[0]
+        # Those settled long before their deadline would fill the memory.
+        if len(self._running) > 2 * len(self._deadlines) + SLACK:
+            self._running = [(until, seq) for seq, until in self._deadlines.items()]
+            heapq.heapify(self._running)
 
     def _delay(self, until: int, position: Position) -> None:
         heapq.heappush(self._delayed, (until, position))

@@ -114,11 +114,17 @@ class Ready:
         types: Sequence[str] | None,
         taken: list[Position],
     ) -> None:
-        heads = [(queue.first(), name) for name, queue in wanted.items()]
+        # By number: a position may stand in two queues, and names that are None cannot be compared.
+        names = list(wanted)
+        heads = [(wanted[name].first(), number) for number, name in enumerate(names)]
         heapq.heapify(heads)
         passed: list[int] = []
-        while heads and len(taken) < most and len(passed) < MAX_SEARCH:
-            _, name = heads[0]
+        while heads and len(taken) < most:
+            number = heads[0][1]
+            name = names[number]
+            if name is None and len(passed) >= MAX_SEARCH:
+                heapq.heappop(heads)  # the others have not been searched yet
+                continue
             queue = wanted[name]
             seq = queue.pop()
             found = self._shared.get(seq, "") if name is None else name
@@ -128,7 +134,7 @@ class Ready:
                 taken.append(Position(seq, priority, found))
                 self._shared.pop(seq, None)
             if queue.size:
-                heapq.heapreplace(heads, (queue.first(), name))
+                heapq.heapreplace(heads, (queue.first(), number))
             else:
                 heapq.heappop(heads)
                 if not passed or name is not None:

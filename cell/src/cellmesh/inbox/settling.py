@@ -33,7 +33,12 @@ class Changes:
         self.dead: list[tuple[str, str | None, str, int]] = []
         self.pending: list[tuple[int | None, int, str | None, str, int]] = []
         self.positions: list[tuple[Position, int]] = []
-        self.running: list[tuple[int, int, str]] = []
+        self.running: list[tuple[int, int]] = []
+
+    @property
+    def ended(self) -> list[int]:
+        """Positions of the messages whose lease has ended."""
+        return [*self.acked, *(one[-1] for one in self.dead), *(one[-1] for one in self.pending)]
 
 
 def judge(row: Row, item: Settlement, now: int, max_deliveries: int, changes: Changes) -> str:
@@ -42,9 +47,7 @@ def judge(row: Row, item: Settlement, now: int, max_deliveries: int, changes: Ch
     if not ours:
         return "lease_lost"
     if row.state != LEASED:
-        # The same said again is no error: its first answer may have been lost.
-        repeated = row.state == CONSUMED if item.verb is Verb.ACK else item.verb is Verb.NACK and row.state != CONSUMED
-        return "" if repeated else "lease_lost"
+        return "" if _repeated(row, item) else "lease_lost"
     if row.lease_until <= now:
         return "lease_lost"
     if item.verb is Verb.ACK:
@@ -53,7 +56,7 @@ def judge(row: Row, item: Settlement, now: int, max_deliveries: int, changes: Ch
     elif item.verb is Verb.EXTEND:
         row.lease_until = now + item.lease_ms
         changes.extended.append((now, row.lease_until, row.seq))
-        changes.running.append((row.lease_until, row.seq, item.lease_token))
+        changes.running.append((row.lease_until, row.seq))
     elif item.reject:
         row.state = DEAD
         changes.dead.append(("rejected", row.lease, entry("pending", now, item.reason or "rejected"), row.seq))
@@ -70,6 +73,13 @@ def judge(row: Row, item: Settlement, now: int, max_deliveries: int, changes: Ch
             keep_token=True,
         )
     return ""
+
+
+def _repeated(row: Row, item: Settlement) -> bool:
+    """Tell whether the same has been said before, which is no error: its first answer may have been lost."""
+    if item.verb is Verb.ACK:
+        return row.state == CONSUMED
+    return item.verb is Verb.NACK and (row.state == DEAD or (row.state == PENDING and not item.reject))
 
 
 def put_back(
