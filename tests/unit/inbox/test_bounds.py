@@ -1,7 +1,9 @@
 """A full inbox: what is refused, what is still answered, and how there is room again."""
 
+import contextlib
 from pathlib import Path
 
+import apsw
 import pytest
 
 from cellmesh.inbox import upkeep
@@ -69,6 +71,31 @@ def test_history_makes_room_when_the_files_are_full(tmp_path: Path, monkeypatch:
             eventually(lambda one=one: verdicts(put(inbox, one)) == ["stored"], within=10)
         assert {one.message_id for one in later} <= {found.message_id for found in everything(inbox)}
         assert inbox.gauges.dead < stored
+
+
+def test_a_reader_in_the_way_changes_no_total(tmp_path: Path) -> None:
+    """Expect history that went to be gone from the totals although the log cannot be cut, and nobody to wait for it.
+
+    A backup reads for as long as it takes.
+    """
+    clock = HandClock()
+    with opened(tmp_path, limits(max_bytes=2 * 1024 * 1024), clock=clock.steady()) as inbox:
+        stored = 0
+        while verdicts(put(inbox, message(f"m{stored}", {"text": WORDS}, ttl=5))) == ["stored"]:
+            stored += 1
+        clock.advance(6)
+        eventually(lambda: inbox.gauges.dead == stored, within=10)
+        reader = apsw.Connection(str(tmp_path / "inbox.db"), flags=apsw.SQLITE_OPEN_READONLY)
+        with contextlib.closing(reader):
+            reader.execute("BEGIN; SELECT count(*) FROM messages").fetchall()
+            waits: list[int] = []
+            inbox.store.connection.set_busy_handler(lambda number: bool(waits.append(number)))
+            eventually(lambda: put(inbox, message("more", {"text": WORDS})) and inbox.gauges.dead == 0, within=10)
+            reader.execute("COMMIT")
+        counted = apsw.Connection(str(tmp_path / "inbox.db"), flags=apsw.SQLITE_OPEN_READONLY)
+        with contextlib.closing(counted):
+            assert counted.execute("SELECT count(*) FROM messages WHERE state = 3").get == inbox.gauges.dead == 0
+        assert waits == []
 
 
 def test_below_the_reserve_of_the_disk_new_messages_are_refused(tmp_path: Path) -> None:

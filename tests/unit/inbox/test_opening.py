@@ -1,5 +1,6 @@
 """Opening a data directory: what is refused, and that refusing changes nothing."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -9,10 +10,43 @@ import apsw
 import pytest
 
 from cellmesh.errors import InboxDamaged, InboxError, InboxForeign, InboxLocked
-from cellmesh.inbox import Inbox, schema
-from inboxes import LIMITS, everything, message, opened, put, verdicts
+from cellmesh.inbox import Inbox, Verb, schema
+from cellmesh.inbox.leasing import Leasing
+from inboxes import LIMITS, HandClock, everything, message, opened, put, verdicts
+from leases import codes, ids, lease, settle
+from support import eventually
 
 DATABASE = "inbox.db"
+#: The tables as the first released version made them; not read from the program, which may change.
+VERSION_1 = """
+    CREATE TABLE messages (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        message_id TEXT NOT NULL,
+        from_cell TEXT NOT NULL,
+        to_cell TEXT NOT NULL,
+        message_type TEXT NOT NULL,
+        priority INTEGER NOT NULL,
+        ttl ANY NOT NULL,
+        timestamp TEXT,
+        received_at INTEGER NOT NULL,
+        expires_at INTEGER,
+        state INTEGER NOT NULL DEFAULT 0,
+        ended_at INTEGER,
+        reason TEXT,
+        extra BLOB
+    ) STRICT;
+    CREATE INDEX messages_ended ON messages (state) WHERE state >= 2;
+    CREATE INDEX messages_expiring ON messages (expires_at) WHERE state = 0 AND expires_at IS NOT NULL;
+    CREATE TABLE payloads (seq INTEGER PRIMARY KEY, payload BLOB NOT NULL) STRICT;
+    CREATE TABLE receipts (
+        seq INTEGER PRIMARY KEY,
+        key BLOB NOT NULL UNIQUE,
+        fingerprint BLOB NOT NULL,
+        received_at INTEGER NOT NULL,
+        expires_at INTEGER
+    ) STRICT;
+    CREATE INDEX receipts_expiring ON receipts (expires_at) WHERE expires_at IS NOT NULL;
+"""
 
 
 def filled(directory: Path, *, leave_log: bool = False) -> Path:
@@ -210,6 +244,67 @@ def test_a_migration_that_fails_leaves_the_file_at_its_version(tmp_path: Path, m
     with opened(tmp_path) as inbox:
         assert schema.version(inbox._store.connection) == version
         assert len(everything(inbox)) == 300
+
+
+def test_a_start_without_room_for_its_leases_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expect one line that says what to do, and a directory that the next start can have."""
+
+    def full(_: Leasing) -> None:
+        raise apsw.FullError("database or disk is full")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Leasing, "_start", full)
+        with pytest.raises(InboxError, match="database or disk is full; make room on its disk"):
+            Inbox(tmp_path, LIMITS)
+    with opened(tmp_path) as inbox:
+        assert verdicts(put(inbox, message("a"))) == ["stored"]
+
+
+def test_a_file_of_version_1_keeps_its_messages(tmp_path: Path) -> None:
+    """Expect messages that were stored before there were leases to be there, handed out, expired and recognised."""
+    clock = HandClock()
+    now = clock.steady().now_ms()
+    old = [message(name, {"n": name}, ttl=ttl) for name, ttl in (("a", 0), ("short", 5), ("b", 600), ("dead", 5))]
+    connection = apsw.Connection(str(tmp_path / DATABASE))
+    connection.execute("PRAGMA page_size = 4096; PRAGMA auto_vacuum = INCREMENTAL")
+    connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}; PRAGMA journal_mode = wal")
+    with connection:
+        connection.execute(VERSION_1)
+        connection.execute("PRAGMA user_version = 1")
+        for seq, one in enumerate(old, 1):
+            is_dead = one.message_id == "dead"
+            connection.execute(
+                "INSERT INTO messages (seq, message_id, from_cell, to_cell, message_type, priority, ttl, received_at,"
+                " expires_at, state, ended_at, reason) VALUES (?, ?, 'alpha', 'pure', 'general', 1, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(seq, one.message_id, one.ttl, now, now + int(one.ttl) * 1000 if one.ttl else None),
+                    *((3, now, "expired") if is_dead else (0, None, None)),
+                ),
+            )
+            connection.execute("INSERT INTO payloads VALUES (?, ?)", (seq, one.payload))
+            connection.execute("INSERT INTO receipts VALUES (?, ?, ?, ?, NULL)", (seq, one.key, one.fingerprint, now))
+    connection.close()
+    with opened(tmp_path, clock=clock.steady()) as inbox:
+        assert schema.version(inbox._store.connection) == schema.VERSION
+        assert [(one.message_id, one.state, one.delivery_count) for one in everything(inbox)] == [
+            ("a", "pending", 0),
+            ("short", "pending", 0),
+            ("b", "pending", 0),
+            ("dead", "dead", 0),
+        ]
+        assert verdicts(put(inbox, *old)) == ["duplicate"] * 4
+        (first,) = lease(inbox)
+        assert (first.message.message_id, bytes(first.message.payload)) == ("a", b'{"n":"a"}')
+        clock.advance(5)
+        eventually(lambda: inbox.gauges.dead == 2, within=10)
+        assert ids(lease(inbox, 10)) == ["b"]
+        assert codes(settle(inbox, Verb.ACK, first)) == [""]
+        outcome = asyncio.run(inbox.put_back(None, "expired"))
+        assert outcome.changed == 2
+        assert verdicts(put(inbox, message("new"))) == ["stored"]
+        assert ids(lease(inbox, 10)) == ["short", "dead", "new"]
+    with opened(tmp_path, clock=clock.steady()) as inbox:
+        assert (inbox.gauges.received, inbox.gauges.leased, inbox.gauges.consumed) == (5, 4, 1)
 
 
 def test_the_file_is_set_up_to_keep_what_it_was_given(tmp_path: Path) -> None:

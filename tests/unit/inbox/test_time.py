@@ -1,5 +1,6 @@
 """What happens to messages by themselves: expiry, trimming, and the end of deduplication."""
 
+import asyncio
 from pathlib import Path
 
 import apsw
@@ -106,6 +107,34 @@ def test_history_keeps_the_newest(tmp_path: Path) -> None:
         eventually(lambda: inbox.gauges.pending == 1 and inbox.gauges.dead == 10, within=20)
         assert [one.message_id for one in everything(inbox)] == ["pending", *(f"m{n}" for n in range(690, 700))]
         assert inbox.gauges.received == 701
+
+
+def test_history_keeps_what_ended_last(tmp_path: Path) -> None:
+    """Expect a message that lived long to be kept like any that ended when it did, whatever its position."""
+    clock = HandClock()
+    with opened(tmp_path, limits(history=10), clock=clock.steady()) as inbox:
+        put(inbox, message("long", ttl=20))
+        put(inbox, *(message(f"m{number}", ttl=5) for number in range(10)))
+        clock.advance(6)
+        eventually(lambda: inbox.gauges.dead == 10, within=10)
+        clock.advance(15)
+        eventually(lambda: inbox.gauges.pending == 0 and inbox.gauges.dead == 10, within=10)
+        assert [one.message_id for one in everything(inbox)] == ["long", *(f"m{n}" for n in range(1, 10))]
+
+
+def test_a_clock_set_back_gives_a_letter_that_was_put_back_no_more_than_its_ttl(tmp_path: Path) -> None:
+    """Expect the ttl from when it was put back to be clamped too, which is long after its receipt."""
+    clock = HandClock()
+    with opened(tmp_path, clock=clock.steady()) as inbox:
+        put(inbox, message("a", ttl=600))
+        clock.advance(7200)
+        eventually(lambda: state(inbox, "a") == "dead", within=10)
+        asyncio.run(inbox.put_back(None))
+    clock.wall -= 3600
+    with opened(tmp_path, clock=clock.steady()) as inbox:
+        assert state(inbox, "a") == "pending"
+        clock.advance(600)
+        eventually(lambda: state(inbox, "a") == "dead", within=10)
 
 
 def test_history_goes_with_age(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import apsw
 import pytest
 
-from cellmesh.inbox import Inbox, Outcome
+from cellmesh.inbox import Inbox, Outcome, Transaction
 from cellmesh.inbox.store import Store
+from cellmesh.inbox.upkeep import Upkeep
 from cellmesh.inbox.writer import WriterStopped
 from inboxes import LIMITS, everything, limits, message, opened, put, storing, verdicts
 from support import eventually
@@ -162,3 +163,23 @@ def test_large_messages_are_not_kept_in_memory_once_they_are_stored(tmp_path: Pa
         for size in (*range(1, 9), 16, 24):
             put(inbox, *(message(f"{size}-{number}", {"text": text}) for number in range(size)))
         assert apsw.memory_used() < 30_000_000
+
+
+def test_what_upkeep_has_committed_is_not_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expect a file that cannot be made shorter to undo nothing: neither a total nor what others keep in memory."""
+    tries: list[int] = []
+    undone: list[int] = []
+
+    def full(self: Upkeep) -> None:
+        tries.append(1)
+        raise apsw.FullError("database or disk is full")
+
+    def step(tx: Transaction) -> bool:
+        tx.on_rollback(lambda: undone.append(1))
+        return False
+
+    monkeypatch.setattr(Upkeep, "shrink", full)
+    with opened(tmp_path) as inbox:
+        inbox.writer.attend(step, lambda _: None)
+        eventually(lambda: len(tries) >= 3, within=10)
+        assert undone == []

@@ -14,6 +14,8 @@ from cellmesh.inbox import schema
 
 DATABASE = "inbox.db"
 LOCK = "lock"
+#: How long a statement waits for others who use the file, ms.
+BUSY_TIMEOUT = 5000
 _MAGIC = b"SQLite format 3\0"
 
 
@@ -72,7 +74,7 @@ def open_database(directory: Path, vfs: str | None = None) -> apsw.Connection:
     except apsw.Error as error:
         raise _damaged(path, str(error)) from None
     connection = apsw.Connection(str(path), vfs=vfs, statementcachesize=256)
-    connection.set_busy_timeout(5000)
+    connection.set_busy_timeout(BUSY_TIMEOUT)
     connection.pragma("journal_mode", "wal")
     connection.pragma("synchronous", "full")
     schema.migrate(connection)
@@ -85,7 +87,7 @@ def open_reader(directory: Path, *, immutable: bool = False) -> apsw.Connection:
         f"{(directory / DATABASE).absolute().as_uri()}?mode=ro{'&immutable=1' if immutable else ''}",
         flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI,
     )
-    connection.set_busy_timeout(5000)
+    connection.set_busy_timeout(BUSY_TIMEOUT)
     connection.pragma("query_only", True)
     return connection
 

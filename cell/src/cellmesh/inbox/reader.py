@@ -11,7 +11,7 @@ import apsw
 
 from cellmesh.inbox.files import open_reader
 from cellmesh.inbox.rows import COLUMNS, PAYLOAD, SELECT, decode_extra, message_with_history, stored_message
-from cellmesh.inbox.store import PENDING
+from cellmesh.inbox.store import LEASED, PENDING
 from cellmesh.protocol.deduplication import id_range
 from cellmesh.protocol.receipts import STATES, MessageWithHistory, StoredMessage
 
@@ -48,21 +48,26 @@ class Reader:
         """
         conditions: list[str] = []
         values: list[Any] = []
+        ended = state is not None and STATES.index(state) > LEASED
         if from_cell is not None:
             conditions.append("m.from_cell = ?")
             values.append(from_cell)
         if state is not None:
             # Finished messages have an index; SQLite wants to be told that these are such.
-            conditions.append("m.state = ? AND m.state >= 2" if STATES.index(state) >= 2 else "m.state = ?")
+            conditions.append("m.state = ? AND m.state >= 2" if ended else "m.state = ?")
             values.append(STATES.index(state))
         if reason is not None:
             conditions.append("m.reason = ?")
             values.append(reason)
         if after is not None:
-            conditions.append("m.seq > ?")
+            conditions.append("+m.seq > ?" if ended else "m.seq > ?")
             values.append(after)
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         order = "ASC" if after is not None else "DESC"
+        if ended:
+            # Their index is by when they ended: they are sorted before their payloads are read.
+            where = f" WHERE m.seq IN (SELECT m.seq FROM messages m{where} ORDER BY m.seq {order} LIMIT ?)"
+            values.append(limit)
         rows = self.connection().execute(
             f"{SELECT}{where} ORDER BY m.seq {order} LIMIT ?",
             (*values, limit),

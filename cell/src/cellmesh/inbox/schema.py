@@ -55,6 +55,7 @@ MIGRATIONS: tuple[str, ...] = (
     #   lease         token of the last lease         leased_at, lease_until, holder   of the present lease
     #   moving_to     the sibling that is to have it; nobody else gets it meanwhile
     #   log           what happened besides, a JSON array of transitions
+    # Messages no longer end in the order of their positions: of those that ended, the last ones are kept.
     """
     ALTER TABLE messages ADD COLUMN available_at INTEGER;
     ALTER TABLE messages ADD COLUMN deliveries INTEGER NOT NULL DEFAULT 0;
@@ -65,6 +66,8 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE messages ADD COLUMN moving_to TEXT;
     ALTER TABLE messages ADD COLUMN log TEXT;
     CREATE INDEX messages_moving ON messages (moving_to) WHERE moving_to IS NOT NULL;
+    DROP INDEX messages_ended;
+    CREATE INDEX messages_ended ON messages (state, ended_at) WHERE state >= 2;
     """,
     # The outbox, one table a concern as above:
     #   sent           what every attempt touches           sent_payloads  gone once a message is delivered

@@ -336,10 +336,16 @@ class Store:
                 (now,),
             )
             # The receipt moves along with the deadline: else the next start would take the same step off again.
-            for table in ("messages", "receipts"):
-                self._execute(
-                    f"UPDATE {table} SET expires_at = ? + (expires_at - received_at), received_at = ?"
-                    " WHERE received_at > ?",
-                    (now, now, now),
-                )
+            # A dead letter that was put back had its whole ttl from then, not from its receipt.
+            self._execute(
+                "UPDATE messages SET received_at = min(received_at, ?1),"
+                " expires_at = min(expires_at - max(received_at - ?1, 0), ?1 + CAST(ttl * 1000 AS INTEGER))"
+                " WHERE received_at > ?1 OR expires_at > ?1 + CAST(ttl * 1000 AS INTEGER)",
+                (now,),
+            )
+            self._execute(
+                "UPDATE receipts SET expires_at = ?1 + (expires_at - received_at), received_at = ?1"
+                " WHERE received_at > ?1",
+                (now,),
+            )
             self._execute("UPDATE messages SET ended_at = ? WHERE ended_at > ?", (now, now))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import apsw
 
+from cellmesh.inbox.files import BUSY_TIMEOUT
 from cellmesh.inbox.store import CONSUMED, DEAD, GROUP_GROWTH, LOG_PAGES, MAX_GROWTH, Store
 from cellmesh.inbox.transaction import Transaction
 
@@ -35,7 +36,6 @@ class Upkeep:
         #: What makes room besides, see ``Writer.attend``.
         self.reclaims: list[Callable[[Transaction], None]] = []
         self._next_reclaim = 0.0
-        self._next_old = 0.0
         self._forgotten = 0
 
     def restart(self) -> None:
@@ -56,15 +56,19 @@ class Upkeep:
         if free > 4 * LOG_PAGES and free * 4 > int(self._connection.pragma("page_count")):
             self._execute("PRAGMA incremental_vacuum(500)").fetchall()
 
-    def reclaim(self, size: int) -> None:
+    def reclaim(self, size: int) -> bool:
         """Make room when ``size`` bytes more would pass the bound: history goes first. Not in a transaction.
 
         At most once a second: while an inbox is full, every refused message would ask for it.
+
+        Returns:
+            whether something was done, so that ``cut`` is due.
+
         """
         if self._store.headroom > MAX_GROWTH * size + GROUP_GROWTH or time.monotonic() < self._next_reclaim:
-            return
+            return False
         if self._store.file_bytes() + size <= self._store.limits.max_bytes:
-            return
+            return False
         self._next_reclaim = time.monotonic() + 1.0
         tx = Transaction(self._connection)
         try:
@@ -77,8 +81,17 @@ class Upkeep:
             tx.rolled_back()
             raise
         tx.committed()
+        return True
+
+    def cut(self) -> None:
+        """Give all free pages and the write-ahead log back to the file system. Not in a transaction."""
         self._execute("PRAGMA incremental_vacuum").fetchall()
-        self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        # Whoever reads for long, as a backup does, is not waited for: messages would wait as well.
+        self._connection.set_busy_timeout(0)
+        try:
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        finally:
+            self._connection.set_busy_timeout(BUSY_TIMEOUT)
 
     def _expire(self, now: int) -> int:
         if not self._store.gauges.pending:
@@ -97,18 +110,12 @@ class Upkeep:
     def _trim(self, now: int) -> int:
         dropped = 0
         for state, kept in ((DEAD, self._store.gauges.dead), (CONSUMED, self._store.gauges.consumed)):
+            if not kept:
+                continue
             surplus = min(kept - self._store.limits.history, ROWS)
             if surplus > 0:
                 dropped += self._drop(state, "", (), surplus)
-        if time.monotonic() >= self._next_old:
-            # Age is looked at once a minute: it means walking the history, which has no index by age.
-            old = sum(
-                self._drop(state, " AND ended_at <= ?", (now - self._store.limits.history_ms,), ROWS)
-                for state in (DEAD, CONSUMED)
-            )
-            if old < ROWS:
-                self._next_old = time.monotonic() + min(60.0, max(1.0, self._store.limits.history_ms / 10_000))
-            dropped += old
+            dropped += self._drop(state, " AND ended_at <= ?", (now - self._store.limits.history_ms,), ROWS)
         return dropped
 
     def _drop(self, state: int, condition: str, values: tuple[int, ...], limit: int) -> int:
@@ -116,7 +123,7 @@ class Upkeep:
             row[0]
             for row in self._execute(
                 # The index holds finished messages only, and SQLite wants to be told that these are.
-                f"SELECT seq FROM messages WHERE state >= 2 AND state = ?{condition} ORDER BY seq LIMIT ?",
+                f"SELECT seq FROM messages WHERE state >= 2 AND state = ?{condition} ORDER BY ended_at LIMIT ?",
                 (state, *values, limit),
             )
         ]

@@ -241,7 +241,9 @@ class Writer:
         if not served:
             return
         if self._transaction((), served) is None:
-            return  # they are asked for again with the next group
+            for lease in served:
+                lease.result = []  # what it took was rolled back; it is asked for again with the next group
+            return
         done = [lease for lease in served if lease.result]
         if done:
             self._waiting = [lease for lease in self._waiting if not lease.result]
@@ -310,10 +312,20 @@ class Writer:
     def _reclaim(self, size: int) -> None:
         before = replace(self._store.gauges)
         try:
-            self._keeper.reclaim(size)
+            dropped = self._keeper.reclaim(size)
         except _SURVIVABLE as error:
             log.debug("no room could be made: %s", error)
             self._rollback(before)
+            return
+        if dropped:
+            self._shorten(self._keeper.cut)
+
+    def _shorten(self, cut: Callable[[], None]) -> None:
+        """Have the files made shorter, outside a transaction; what was committed before stands if that fails."""
+        try:
+            cut()
+        except _SURVIVABLE as error:
+            log.debug("the files were not made shorter: %s", error)
 
     def _upkeep(self) -> bool:
         connection = self._store.connection
@@ -326,9 +338,6 @@ class Writer:
             for step in self._steps:
                 more |= step(tx)
             connection.execute("COMMIT")
-            tx.committed()
-            before = replace(self._store.gauges)
-            self._keeper.shrink()
         except _SURVIVABLE as error:
             # Expiry is tried again at the next interval; the deadline of a message stays what it is.
             log.warning("upkeep of the inbox was rolled back: %s", error)
@@ -336,7 +345,9 @@ class Writer:
             tx.rolled_back()
             self._stuck = True
             return False
+        tx.committed()
         self._stuck = False
+        self._shorten(self._keeper.shrink)
         return more
 
     def _reply(self, group: Sequence[Job | Work]) -> None:
