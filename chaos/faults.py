@@ -19,7 +19,7 @@ from chaos.workload import Load
 
 #: Seconds within which a fault has to be recovered from, and within which it has to find requests in flight.
 RECOVERY = 60.0
-TRAFFIC = 10.0
+TRAFFIC = 20.0
 
 
 class World:
@@ -143,6 +143,24 @@ class DiscoveryKilled(Killed):
             except Unreadable:
                 pass
             await asyncio.sleep(0.05)
+
+
+class Restarted(Damage):
+    """A cell is stopped in good order, and started again."""
+
+    kind = Kind("restart in good order", 2, (0.0, 2.0))
+
+    @classmethod
+    def victims(cls, mesh: Mesh) -> Sequence[tuple[str, ...]]:
+        return [(name,) for name in (*mesh.receivers, *mesh.senders)]
+
+    async def inject(self) -> None:
+        code = await self.mesh.stop(self.victim)
+        if code:
+            self.mesh.failures.append(f"{self.victim} was told to stop, and ended with {code}")
+
+    async def heal(self) -> None:
+        await self.mesh.up(self.victim)
 
 
 class Stopped(Damage):
@@ -315,9 +333,29 @@ class Deadly(OfConsumer):
     async def inject(self) -> None:
         instance = self.consumer.instance
         self.consumer.died.clear()
-        self.world.load.send_deadly(self.mesh.roles[instance].cell, instance)
+        self.world.load.send_deadly(self.mesh.roles[instance].cell, instance, self.world.harmed())
         async with asyncio.timeout(TRAFFIC):
             await self.consumer.died.wait()
+
+
+class CellDeadly(Damage):
+    """A message arrives whose handling kills the cell, again after every start until it is a dead letter."""
+
+    kind = Kind("message that kills its cell", 1)
+
+    @classmethod
+    def victims(cls, mesh: Mesh) -> Sequence[tuple[str, ...]]:
+        return [(name,) for name, role in mesh.roles.items() if role.handles]
+
+    async def inject(self) -> None:
+        deaths = self.mesh.deaths[self.victim]
+        self.world.load.send_deadly(self.mesh.roles[self.victim].cell, self.victim, self.world.harmed())
+        async with asyncio.timeout(TRAFFIC):
+            while self.mesh.deaths[self.victim] == deaths:
+                await asyncio.sleep(0.01)
+
+    async def heal(self) -> None:
+        """See ``Mesh``: it is started again as often as it dies."""
 
 
 _ALL: tuple[type[Damage], ...] = (
@@ -325,7 +363,9 @@ _ALL: tuple[type[Damage], ...] = (
     SenderKilled,
     ConsumerKilled,
     DiscoveryKilled,
+    Restarted,
     Deadly,
+    CellDeadly,
     Stopped,
     DiskFull,
     Cut,

@@ -1,7 +1,8 @@
 """The mesh of a chaos run: discovery, cells and consumers as processes, each behind a gate of its own.
 
     alpha, beta      send                  pure-0, pure-1   one cell of two instances, receive
-    solo             receives, alone       bystander        a cell of the same name in another mesh: receives nothing
+    solo             receives, alone       app              receives, and handles what it receives itself
+    bystander        a cell of the name pure in another mesh: receives nothing
 
 All processes are on this machine. A cell listens on 127.0.0.1 and tells others an address of its own of 127.0.0.0/8
 (Linux has them all), at which its gate listens. The load talks to cells directly, their peers through the gates.
@@ -10,17 +11,21 @@ All processes are on this machine. A cell listens on 127.0.0.1 and tells others 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from chaos.gate import Gate, owner_among
-from chaos.processes import Process, free_port
+from chaos.processes import ROOT, Process, StartError, free_port
 
 HOST = "127.0.0.1"
 MESH = "default"
@@ -29,10 +34,10 @@ OTHER_MESH = "other"
 CONSUMERS = {"eater-0": "pure-0", "eater-1": "pure-1", "eater-2": "solo-0", "eater-3": "solo-0"}
 #: Size of the small file systems, bytes.
 SMALL_DISK = 256 * 1024 * 1024
-_CELL = (
-    "import os, sys; from cellmesh.settings import Settings; from cellmesh.api.server import run; "
-    "sys.exit(run(Settings.from_environ(os.environ), exit_with_parent=True))"
-)
+#: Seconds between two looks at what has died by itself.
+PAUSE = 0.3
+#: What runs a cell.
+PROGRAM = ("-m", "cellmesh", "cell", "--exit-with-parent")
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Role:
         receives: whether messages are sent to it.
         sends: whether messages are sent by it.
         small_disk: whether its data are on a small file system, where that can be had.
+        handles: whether a handler in its own process consumes its messages.
 
     """
 
@@ -55,6 +61,7 @@ class Role:
     receives: bool = False
     sends: bool = False
     small_disk: bool = False
+    handles: bool = False
 
 
 ROLES = (
@@ -63,6 +70,7 @@ ROLES = (
     Role("pure-0", "pure", receives=True),
     Role("pure-1", "pure", receives=True, small_disk=True),
     Role("solo-0", "solo", receives=True, small_disk=True),
+    Role("app-0", "app", receives=True, handles=True),
     Role("bystander-0", "pure", namespace=OTHER_MESH),
 )
 
@@ -123,17 +131,28 @@ class Mesh:
     Args:
         directory: where data, logs and files go.
         program: what runs a cell, instead of the cell itself; for builds that break a promise.
+        environ: variables for handlers in cells.
 
     """
 
-    def __init__(self, directory: Path, program: Sequence[str] = ()) -> None:
+    def __init__(self, directory: Path, environ: Mapping[str, str], program: Sequence[str] = ()) -> None:
         self.directory = directory
+        #: How often each has died.
+        self.deaths: Counter[str] = Counter()
+        #: Those that have ended though nothing has killed them, and how.
+        self.failures: list[str] = []
+        #: Called with the name and the process id of one that has died, and when it certainly had.
+        self.on_death: Callable[[str, int, float], None] | None = None
+        self._running: set[str] = set()
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._keeper: asyncio.Task[None] | None = None
+        self._environ = environ
         self.roles = {role.instance: role for role in ROLES}
         self.processes: dict[str, Process] = {}
         self.gates: dict[str, Gate] = {}
         self.disks: dict[str, Disk] = {}
         self.clocks: dict[str, Clock] = {}
-        self._program = list(program) or ["-c", _CELL]
+        self._program = program or PROGRAM
         self._owner = owner_among(lambda: {each.pid: name for name, each in self.processes.items() if each.pid})
         self._taken: set[int] = set()
         self._shim = _compile(directory)
@@ -163,6 +182,9 @@ class Mesh:
             "CELLMESH_DATA_DIR": str(data),
             "CELLMESH_DISCOVERY_URL": f"{self.gates['discovery'].url}/meshes/{role.namespace}",
         }
+        if role.handles:
+            environ |= {"CELLMESH_APP": "chaos.handler:cell", "CELLMESH_APP_DIR": str(ROOT), "CHAOS_INSTANCE": name}
+            environ |= self._environ
         if self._shim is not None:
             self.clocks[name] = Clock(self.directory / f"{name}.clock")
             environ |= {"LD_PRELOAD": str(self._shim), "CHAOS_CLOCK": str(self.clocks[name].file)}
@@ -203,19 +225,68 @@ class Mesh:
         """Start everything."""
         await self.up("discovery")
         await asyncio.gather(*[self.up(name) for name in self.roles])
+        self._keeper = asyncio.create_task(self._keep())
 
     async def up(self, name: str) -> None:
-        """Start a process and open its gate."""
-        await self.processes[name].start()
-        await self.gates[name].open()
+        """Start a process and open its gate; from then on it is started again when it dies by itself."""
+        async with self._locks[name]:
+            await self._up(name)
+            self._running.add(name)
 
     async def down(self, name: str) -> None:
         """Kill a process; connections to it are refused from then on."""
-        await self.processes[name].kill()
+        self._running.discard(name)
+        async with self._locks[name]:
+            self.processes[name].signal(signal.SIGKILL)
+            await self._ended(name)
+
+    async def stop(self, name: str) -> int:
+        """Stop a process in good order; return its exit code. Connections are refused when it has ended."""
+        self._running.discard(name)
+        async with self._locks[name]:
+            self.processes[name].signal(signal.SIGTERM)
+            await self._ended(name)
+            return await self.processes[name].wait()
+
+    def check(self) -> None:
+        """Raise what has ended the keeper, if it has ended."""
+        if self._keeper is not None and self._keeper.done():
+            self._keeper.result()
+
+    async def _up(self, name: str) -> None:
+        await self.processes[name].start()
+        await self.gates[name].open()
+
+    async def _ended(self, name: str) -> None:
+        """Wait for the end of a process, and see to what follows of it."""
+        pid = self.processes[name].pid
+        await self.processes[name].wait()
         self.gates[name].shut()
+        self.deaths[name] += 1
+        if self.on_death is not None:
+            self.on_death(name, pid, time.time())
+
+    async def _keep(self) -> None:
+        """Start what dies by itself again, after a moment."""
+        while True:
+            await asyncio.sleep(PAUSE)
+            for name in list(self._running):
+                async with self._locks[name]:
+                    if name not in self._running or self.processes[name].alive:
+                        continue
+                    await self._ended(name)
+                    code = await self.processes[name].wait()
+                    if code != -signal.SIGKILL:
+                        self.failures.append(f"{name} has ended by itself with {code}")
+                        print(f"{self.failures[-1]}:\n{self.processes[name].tail()}", flush=True)
+                    with contextlib.suppress(StartError):  # it has died again at once
+                        await self._up(name)
 
     async def close(self) -> None:
         """Kill everything and clean up."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
         await asyncio.gather(*[process.kill() for process in self.processes.values()])
         await asyncio.gather(*[gate.close() for gate in self.gates.values()])
         for disk in self.disks.values():

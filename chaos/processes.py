@@ -54,8 +54,8 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Process id of the present life; 0: there is none."""
-        return self._process.pid if self.alive and self._process is not None else 0
+        """Process id of the present life, or the last one; 0: there was none."""
+        return self._process.pid if self._process is not None else 0
 
     @property
     def alive(self) -> bool:

@@ -21,7 +21,7 @@ from chaos import ledger as ledgers
 from chaos.books import Account, compare
 from chaos.consumers import Keeper
 from chaos.faults import FAULTS, World, done
-from chaos.ledger import Ledger
+from chaos.ledger import Gone, Ledger
 from chaos.mesh import CONSUMERS, Mesh
 from chaos.plan import Planned, plan
 from chaos.reader import Reader
@@ -79,7 +79,9 @@ class Run:
         self.name = f"run-{options.seed}-{time.time_ns() // 1_000_000:x}"
         self._books = directory / "ledger"
         self._books.mkdir()
-        self._mesh = Mesh(directory, options.program)
+        epoch = time.time() - time.monotonic()
+        handlers = {"CHAOS_LEDGER": str(self._books), "CHAOS_RUN": self.name, "CHAOS_EPOCH": str(epoch)}
+        self._mesh = Mesh(directory, handlers, options.program)
         self._counted = 0
         self._done = 0
         self._now: dict[str, Planned] = {}
@@ -95,6 +97,7 @@ class Run:
                 stack.enter_context(Ledger(self._books, writer)) for writer in ("load", "reader", "faults")
             )
             stack.push_async_callback(self._mesh.close)
+            self._mesh.on_death = lambda name, pid, at: of_faults.write(Gone(consumer=f"{name}.{pid}", at=at))
             await self._mesh.start()
             reader = Reader(self._mesh, of_reader, self.name)
             reader.start()
@@ -120,6 +123,7 @@ class Run:
             await self._harm(world, of_faults)
             while load.progress.begun < self.options.messages and not self._late:
                 load.check()
+                self._mesh.check()
                 await asyncio.sleep(0.1)
             telling.cancel()
             print("no more messages are begun; what is unanswered is sent again, the rest consumed", flush=True)
@@ -133,6 +137,11 @@ class Run:
             await reader.stop()
             await reader.inspect()
         return compare(ledgers.read(self._books), self.name)
+
+    @property
+    def ended_by_themselves(self) -> list[str]:
+        """Cells that have ended though nothing has killed them, and how."""
+        return self._mesh.failures
 
     @property
     def _late(self) -> bool:
@@ -207,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         messages=given.messages or (6_000 if given.short else 100_000),
         faults=given.faults or (20 if given.short else 200),
         rate=given.rate or (100.0 if given.short else 60.0),
-        gap=given.gap if given.gap is not None else (0.5 if given.short else 4.0),
+        gap=given.gap if given.gap is not None else (0.5 if given.short else 7.0),
         limit=60 * (given.minutes or (4.0 if given.short else 42.0)),
         kinds=tuple(given.kind or ()),
         program=tuple(given.program or ()),
@@ -217,6 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = Run(options, directory)
     account = uvloop.run(run.run())
     failed = failures(account, messages=options.messages, faults=options.faults)
+    failed += run.ended_by_themselves
     failed += [f"{count} messages at {name} were not consumed" for name, count in run.left_over.items()]
     facts = {
         "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -252,7 +262,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--messages", type=int, metavar="N", help="how many messages have to be sent")
     add("--faults", type=int, metavar="N", help="how many faults have to count")
     add("--rate", type=float, metavar="N", help="messages a second (default 60, short 100)")
-    add("--gap", type=float, metavar="SECONDS", help="mean pause between two faults (default 4, short 0.5)")
+    add("--gap", type=float, metavar="SECONDS", help="mean pause between two faults (default 7, short 0.5)")
     add("--minutes", type=float, metavar="N", help="no fault and no message begins later (default 42, short 4)")
     add("--kind", action="append", choices=sorted(FAULTS), help="only faults of this kind; may be given again")
     add("--write", action="store_true", help="put the report into docs/reliability.md")

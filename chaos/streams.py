@@ -52,6 +52,8 @@ STREAMS = (
     Stream(2, "pure", queued=True, conversations=3),
     Stream(2, "pure", "pure-0", queued=True),
     Stream(4, "solo", queued=True),
+    Stream(2, "app"),
+    Stream(2, "app", queued=True),
     # A cell that there is not: waited for, and in the end given up.
     Stream(1, "nobody", queued=True, ttl=10.0),
 )
@@ -89,5 +91,8 @@ def message(stream: Stream, run: str, number: int, rng: random.Random) -> dict[s
     if later := rng.choice(LATER):
         fields["not_before"] = later
     if stream.deadly:
+        # At once, before all others.
+        fields |= {"priority": "critical", "ttl": 0}
+        fields.pop("not_before", None)
         fields["payload"]["deadly"] = True
     return fields

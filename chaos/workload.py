@@ -12,7 +12,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,12 +132,19 @@ class Load:
             task.cancel()
         await asyncio.gather(*self._clients, *self._besides, return_exceptions=True)
 
-    def send_deadly(self, to_cell: str, to_instance: str) -> None:
-        """Send a message whose handling kills whoever handles it."""
+    def send_deadly(self, to_cell: str, to_instance: str, avoid: Collection[str] = ()) -> None:
+        """Send a message whose handling kills whoever handles it.
+
+        Args:
+            to_cell: the receiver.
+            to_instance: the instance of it.
+            avoid: senders that it should not be sent by, if there are others.
+
+        """
         number = DEADLY + next(self._besides_numbers)
         stream = Stream(1, to_cell, to_instance, deadly=True)
-        entry = self._mesh.senders[number % len(self._mesh.senders)]
-        self._beside(self._message(stream, number, entry))
+        senders = [name for name in self._mesh.senders if name not in avoid] or self._mesh.senders
+        self._beside(self._message(stream, number, senders[number % len(senders)]))
 
     def _beside(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from cellmesh.api.server import run
+from cellmesh.cli.cell import cell
 from cellmesh.inbox.leasing import Leasing
 from cellmesh.inbox.store import LEASED, PENDING, Outcome, Store, Verdict
 from cellmesh.inbox.upkeep import Upkeep
@@ -102,4 +102,4 @@ MUTANTS = {
 
 if __name__ == "__main__":
     MUTANTS[sys.argv[1]]()
-    sys.exit(run(Settings.from_environ(os.environ), exit_with_parent="parent" in sys.argv))
+    cell.main(["--exit-with-parent"] if "parent" in sys.argv else [])
