@@ -101,6 +101,8 @@ class Line:
         self._times: list[tuple[int, int]] = []
         #: The highest position that each lane has taken.
         self._floors: dict[str, int] = {}
+        #: The lowest position that was left to the file since it was last read: what is being read may not have it.
+        self._unread: int | None = None
         #: Changes with the members: what was asked for before is of no use then.
         self.epoch = 0
 
@@ -154,9 +156,8 @@ class Line:
     def behind(self, position: int) -> None:
         """Note that there is a message on disk at this position, and may be more behind it."""
         self._lower(position)
-        for bucket in self._buckets.values():
-            if bucket.missing is None or bucket.missing > position:
-                bucket.missing = position
+        self._leave_unread(position)
+        self._miss(position)
 
     def give_back(self, parcels: Iterable[Parcel], now: int) -> None:
         """Take in messages that were sent and are to be sent again."""
@@ -269,6 +270,9 @@ class Line:
         for name in taking:
             bucket = self._buckets[name]
             bucket.missing = None if rest is None else max(rest, bucket.missing or 0)
+        if self._unread is not None:
+            self._miss(self._unread)
+            self._unread = None
 
     def _put(self, parcel: Parcel, now: int, *, returned: bool = False) -> None:
         """Put a message where it belongs: to a lane, to all, on hold, or back to the file."""
@@ -288,6 +292,7 @@ class Line:
             if bucket.missing is None:
                 bucket.missing = parcel.position
             self._known.discard(parcel.position)
+            self._leave_unread(parcel.position)
             return
         bucket.insert(parcel)
         if owner == parcel.tried and parcel.kept_until > now:
@@ -332,6 +337,16 @@ class Line:
     def _hold(self, parcel: Parcel, until: int) -> None:
         self._held[parcel.position] = parcel
         heapq.heappush(self._times, (until, parcel.position))
+
+    def _leave_unread(self, position: int) -> None:
+        if self._unread is None or position < self._unread:
+            self._unread = position
+
+    def _miss(self, position: int) -> None:
+        """Have every lane read the file from a position on, if it would not do so from an earlier one."""
+        for bucket in self._buckets.values():
+            if bucket.missing is None or bucket.missing > position:
+                bucket.missing = position
 
     def _lower(self, position: int | None) -> None:
         if position is not None and (self._start is None or position < self._start):
