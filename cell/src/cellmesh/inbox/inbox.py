@@ -90,6 +90,11 @@ class Inbox:
         """Return what ``read`` returns; it runs beside the writer, on a read-only connection."""
         return await self._read(lambda: read(self._reader.connection()))
 
+    def retry_after(self) -> int:
+        """Return the seconds after which a full inbox may have room again: for a twentieth of what it holds, or one."""
+        gauges, most = self._store.gauges, self._store.limits.max_messages
+        return self.writer.drain.retry_after(gauges.pending + gauges.leased - most + max(1, most // 20))
+
     def file_bytes(self) -> int:
         """Return the size of the inbox's files in bytes."""
         return self._store.file_bytes()

@@ -21,6 +21,7 @@ import apsw
 from cellmesh.inbox.jobs import Job, LeaseWork, Stored, Work, WorkBroken
 from cellmesh.inbox.leases import Leased, LeaseRequest
 from cellmesh.inbox.leasing import Leasing
+from cellmesh.inbox.rate import DrainRate
 from cellmesh.inbox.store import MAX_ROWS, Gauges, Outcome, Store, Verdict
 from cellmesh.inbox.transaction import Transaction, WorkFailed
 from cellmesh.inbox.upkeep import Upkeep
@@ -64,6 +65,7 @@ class Writer:
         self._store = store
         self._keeper = Upkeep(store)
         self.leasing = Leasing(store)
+        self.drain = DrainRate()
         #: Consumers that wait for a message, longest first.
         self._waiting: list[LeaseWork] = []
         self._steps: list[Callable[[Transaction], bool]] = []
@@ -330,6 +332,7 @@ class Writer:
     def _upkeep(self) -> bool:
         connection = self._store.connection
         before = replace(self._store.gauges)
+        self.drain.observe(before.received - before.pending - before.leased, time.monotonic())
         tx = Transaction(connection)
         try:
             connection.execute("BEGIN IMMEDIATE")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from functools import partial
 
+from cellmesh.inbox.rate import DrainRate
 from cellmesh.inbox.statements import filled, marks
 from cellmesh.inbox.transaction import Transaction
 from cellmesh.outbox.parcels import DELIVERED, EXPIRED, QUEUED, UNCONFIRMED
@@ -25,12 +26,14 @@ class Keeping:
     def __init__(self, sent: Sent) -> None:
         self._sent = sent
         self._limits = sent.store.limits
+        self.drain = DrainRate()
         self._next_old = 0.0
         self._forgotten = 0
 
     def step(self, tx: Transaction) -> bool:
         """Expire, trim and forget, at most ``ROWS`` rows of each; return whether more is due."""
         now = self._sent.clock.now_ms()
+        self.drain.observe(self._sent.ended.total(), time.monotonic())
         more = self._expire(tx, now)
         more |= self._trim(tx, now)
         more |= self._forget(tx, now)

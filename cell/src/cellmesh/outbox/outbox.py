@@ -93,6 +93,11 @@ class Outbox:
         """Attempts since the process started, counted by message."""
         return self._sent.attempts
 
+    def retry_after(self) -> int:
+        """Return the seconds after which a full outbox may have room again: for a twentieth of it, or one."""
+        most = self._sent.max_messages
+        return self._keeping.drain.retry_after(self.queued - most + max(1, most // 20))
+
     @property
     def window(self) -> int:
         """How long, ms, a message that may have been stored is recognised by its receiver."""

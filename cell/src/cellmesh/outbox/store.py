@@ -93,7 +93,7 @@ class Sent:
 
     def __init__(self, store: Store, max_messages: int) -> None:
         self._store = store
-        self._max_messages = max_messages
+        self.max_messages = max_messages
         self._next_position = 1
         self._opened = False
         #: Messages kept, by state.
@@ -158,7 +158,7 @@ class Sent:
 
     def refusal(self, messages: int, size: int) -> Verdict | None:
         """Return why so many messages more, of so many bytes, cannot be queued; None if they can."""
-        if messages > self._max_messages - self.kept[QUEUED]:
+        if messages > self.max_messages - self.kept[QUEUED]:
             return Verdict.INBOX_FULL
         return self._store.space(size)
 
@@ -169,7 +169,7 @@ class Sent:
         tx.on_rollback(partial(self._restore, self._next_position, list(self.kept)))
         refusal = self._store.space(sum(parcel.size for unit in units for parcel in unit))
         repeats = any(unit[0].copy and unit[0].given for unit in units)
-        if refusal is None and not repeats and self._max_messages - self.kept[QUEUED] >= sum(map(len, units)):
+        if refusal is None and not repeats and self.max_messages - self.kept[QUEUED] >= sum(map(len, units)):
             done = self._put_new(tx, units)
             if done is not None:
                 return done
@@ -221,7 +221,7 @@ class Sent:
             known[key] = parcel.fingerprint, Outcome(Verdict.DUPLICATE, QUEUED, parcel.queued_at)
             outcomes.append(Outcome(Verdict.STORED))
             new.append(parcel)
-        if new and refusal is None and len(new) > self._max_messages - self.kept[QUEUED]:
+        if new and refusal is None and len(new) > self.max_messages - self.kept[QUEUED]:
             refusal = Verdict.INBOX_FULL
         if refusal is not None:
             return [Outcome(refusal) if one.verdict is Verdict.STORED else one for one in outcomes]

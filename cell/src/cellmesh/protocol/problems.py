@@ -62,6 +62,7 @@ class ErrorBody(msgspec.Struct, omit_defaults=True):
     error: str
     code: str
     field: str | None = None
+    retry_after: int | None = None
 
 
 class Problem(Exception):  # noqa: N818 - the field's word (RFC 9457), and it is an answer as much as an error
@@ -102,6 +103,9 @@ class Problem(Exception):  # noqa: N818 - the field's word (RFC 9457), and it is
         body: dict[str, Any] = {"status": "error", "error": self.message, "code": self.code}
         if self.field is not None:
             body["field"] = self.field
+        if self.retry_after is not None:
+            # Also here: an item of a batch has no headers.
+            body["retry_after"] = self.retry_after
         body.update(self.extra)
         return body
 

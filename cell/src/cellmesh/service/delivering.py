@@ -8,6 +8,7 @@ only, because only that one recognises it when it comes again.
 from __future__ import annotations
 
 import asyncio
+import math
 
 from cellmesh.discovery.directory import Directory, Entry
 from cellmesh.protocol.fields import DEFAULT_TTL
@@ -16,7 +17,7 @@ from cellmesh.protocol.peers import Peer
 from cellmesh.protocol.problems import Problem
 from cellmesh.service.counters import Counters
 from cellmesh.service.letters import Letter, out_of_time, target_problem
-from cellmesh.service.routing import Meaning, read_answer, rendezvous
+from cellmesh.service.routing import Meaning, read_answer, rendezvous, retry_after
 from cellmesh.transport.http1 import Lost, NotSent
 from cellmesh.transport.link import Link, Receipt
 
@@ -97,8 +98,10 @@ class Courier:
             peers = [peer for peer in peers if peer.key == letter.pinned]
         elif letter.full:
             peers = [peer for peer in peers if peer.key not in letter.full]
-            if not peers and letter.last is not None:
-                raise target_problem(letter, letter.last)
+            if not peers:
+                # The one that has room first: an instance that does not say when is last.
+                soonest = min(letter.full.values(), key=lambda receipt: retry_after(receipt) or math.inf)
+                raise target_problem(letter, soonest)
         if len(peers) > 1:
             peers = entry.trusted(peers)
         if not peers or (letter.peer is not None and entry.doubted(peers[0])):
@@ -199,7 +202,7 @@ class Courier:
         if meaning is Meaning.FULL:
             # A repeat would have been recognised even by a full inbox: it is certain that nothing is stored.
             letter.pinned = None
-            letter.full.add(peer.key)
+            letter.full[peer.key] = receipt
             return
         raise target_problem(letter, receipt)
 

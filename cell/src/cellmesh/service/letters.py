@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ from cellmesh.protocol.messages import DEFAULT_TIMEOUT, CellMessage, SendRequest
 from cellmesh.protocol.peers import Peer
 from cellmesh.protocol.problems import Problem
 from cellmesh.service.reply import Reply
-from cellmesh.service.routing import read_answer
+from cellmesh.service.routing import read_answer, retry_after
 from cellmesh.transport.link import Receipt
 
 #: Pause before the first retry, seconds; it doubles from there.
@@ -61,8 +62,8 @@ class Letter:
         self.lost = 0
         #: Whether there was no instance to try for a while.
         self.waited = False
-        #: Instances that had no room.
-        self.full: set[str] = set()
+        #: What instances answered that had no room.
+        self.full: dict[str, Receipt] = {}
         self.last: Receipt | None = None
         #: The acknowledgement.
         self.receipt: Receipt | None = None
@@ -127,12 +128,16 @@ def failed(letter: Letter, problem: Problem) -> Reply:
         receipt, origin = problem.receipt, "target"
         status = receipt.status if 400 <= receipt.status < 600 else 502
         maybe = maybe or (not 400 <= receipt.status < 500 and receipt.status != 507)
-        headers = ((b"retry-after", receipt.retry_after.encode("latin-1")),) if receipt.retry_after else ()
+        later = retry_after(receipt)
+        if later is None and status == 429:
+            later = 1.0
+        if later is not None:
+            # What the target said in an answer to several, or in a header: a caller finds it in both places.
+            body["retry_after"] = math.ceil(later)
+        headers = ((b"retry-after", b"%d" % math.ceil(later)),) if later is not None else ()
         response = _json_object(receipt.body)
         if response is not None:
             body["response"] = response
-            if status == 429 and "retry_after" not in body and not headers:
-                headers = ((b"retry-after", b"1"),)
     body |= {
         "message_id": letter.message.message_id,
         "to_cell": letter.to_cell,

@@ -22,7 +22,7 @@ from cellmesh.service.counters import Counters
 from cellmesh.service.dispatching import Dispatcher
 from cellmesh.service.reply import Answer, Reply, failure
 
-#: Seconds after which a program may try again when the outbox or the disk is full.
+#: Seconds after which a program may try again when the disk is full.
 FULL_RETRY_AFTER = 2
 
 _decode_any = msgspec.json.Decoder().decode
@@ -144,7 +144,7 @@ class Queueing:
                 field="message_id",
             )
         if verdict is Verdict.INBOX_FULL:
-            return Problem("outbox_full", "the outbox is full; try again later", retry_after=FULL_RETRY_AFTER)
+            return Problem("outbox_full", "the outbox is full; try again later", retry_after=self._outbox.retry_after())
         if verdict is Verdict.DISK_FULL:
             return Problem("disk_full", "the disk of the outbox is full; try again later", retry_after=FULL_RETRY_AFTER)
         return Problem("internal", "the message could not be queued; see the log of the cell")

@@ -33,7 +33,7 @@ from cellmesh.service.reply import Answer, Reply, failure, refuse
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which a sender may try again when the inbox or the disk is full.
+#: Seconds after which a sender may try again when the disk is full.
 FULL_RETRY_AFTER = 2
 
 
@@ -223,7 +223,7 @@ class Receiver:
                     )
                 ),
             )
-        return self._refuse(_problem(verdict, checked))
+        return self._refuse(_problem(verdict, checked, self._inbox))
 
     def _refuse(self, problem: Problem) -> Reply:
         self._counters.received[problem.code] += 1
@@ -234,7 +234,7 @@ def _draining() -> Problem:
     return Problem("draining", "this instance is stopping; send to another one, or again in a moment", retry_after=1)
 
 
-def _problem(verdict: Verdict, checked: Checked) -> Problem:
+def _problem(verdict: Verdict, checked: Checked, inbox: Inbox) -> Problem:
     if verdict is Verdict.CONFLICT:
         return Problem(
             "id_conflict",
@@ -242,7 +242,7 @@ def _problem(verdict: Verdict, checked: Checked) -> Problem:
             field="message_id",
         )
     if verdict is Verdict.INBOX_FULL:
-        return Problem("inbox_full", "the inbox is full; try again later", retry_after=FULL_RETRY_AFTER)
+        return Problem("inbox_full", "the inbox is full; try again later", retry_after=inbox.retry_after())
     if verdict is Verdict.DISK_FULL:
         return Problem("disk_full", "the disk of the inbox is full; try again later", retry_after=FULL_RETRY_AFTER)
     return Problem("internal", f"the message {checked.message_id} could not be stored; see the log of the cell")
