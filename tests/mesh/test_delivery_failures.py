@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -215,6 +217,48 @@ def test_the_targets_wish_when_to_come_again_is_passed_on(running: Mesh, alpha: 
         running.discovery.register(name, full.port)
         reply = alpha.post("/send", {"to_cell": name, "timeout": 3})
     assert (reply.status, reply.headers["retry-after"]) == (429, "7")
+
+
+def test_of_several_full_instances_the_one_that_has_room_first_is_passed_on(
+    running: Mesh, alpha: Cell, name: str
+) -> None:
+    """Expect the smallest Retry-After, whichever was asked first and wherever it was said; in the body as well."""
+    full = {"code": "inbox_full", "error": "full"}
+    scripts = [answer(429, full, Retry_After="40"), answer(429, full | {"retry_after": 7}), answer(429, full)]
+    with contextlib.ExitStack() as stack:
+        for number, said in enumerate(scripts):
+            one = stack.enter_context(peer(script_of(said)))
+            running.discovery.register(name, one.port, instance=f"{name}-{number}")
+        for _ in range(3):
+            reply = alpha.post("/send", {"to_cell": name, "timeout": 3})
+            assert (reply.status, reply.headers["retry-after"], reply.json["retry_after"]) == (429, "7", 7)
+
+
+def test_a_full_inbox_says_when_there_may_be_room(running: Mesh, tmp_path: Path) -> None:
+    """Expect a minute while nothing goes, less once messages are consumed, and the same for an item of a batch."""
+    small = Cell("small", tmp_path, max_messages="20")
+    try:
+        small.start()
+        body = [{"from_cell": "a", "message_id": f"m-{n}", "payload": {}, "ttl": 0} for n in range(20)]
+        assert small.post("/message/batch", body).status == 200
+        more = {"from_cell": "a", "message_id": "more", "payload": {}}
+        refused = small.post("/message", more)
+        assert (refused.status, refused.json["code"], refused.headers["retry-after"]) == (429, "inbox_full", "60")
+        (item,) = small.post("/message/batch", [more]).json
+        assert (item["status"], item["body"]["retry_after"]) == (429, 60)
+        turn = itertools.count()
+
+        def quicker() -> bool:
+            (taken,) = small.post("/messages/lease", {}).json["messages"]
+            done = {"seq": taken["seq"], "lease_token": taken["lease_token"]}
+            small.post("/messages/ack", {"items": [done]})
+            filling = {"from_cell": "a", "message_id": f"filling-{next(turn)}", "payload": {}, "ttl": 0}
+            assert small.post("/message", filling).status == 200
+            return int(small.post("/message", more).headers["retry-after"]) < 10
+
+        eventually(quicker, within=30)
+    finally:
+        small.kill()
 
 
 @pytest.mark.parametrize(
