@@ -55,7 +55,7 @@ def _choice(function: F) -> F:
     return function
 
 
-@dead.command("list")
+@dead.command("list", short_help="Show them; the same without naming a command.")
 @click.argument("cell")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Of each instance.")
 @click.option("--after", type=click.IntRange(0), metavar="SEQ", help="The first ones behind this position.")
@@ -96,14 +96,14 @@ def _page(peer: Peer, query: dict[str, Any]) -> list[dict[str, Any]]:
     return messages
 
 
-@dead.command("retry")
+@dead.command("retry", short_help="Put some back into the inbox, or all.")
 @_choice
 def retry(*, as_json: bool, **chosen: Any) -> None:
     """Put dead letters of CELL back into its inbox: not delivered yet, with their whole ttl before them."""
     _change("retry", "put back", as_json=as_json, **chosen)
 
 
-@dead.command("purge")
+@dead.command("purge", short_help="Delete some for good, or all.")
 @_choice
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 def purge(*, as_json: bool, yes: bool, **chosen: Any) -> None:

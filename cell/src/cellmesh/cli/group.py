@@ -41,6 +41,10 @@ class DefaultGroup(click.Group):
         super().__init__(*args, **kwargs)
         self._default = default
 
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the names, in the order of their definition."""
+        return list(self.commands)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the name of the default command before arguments that name none."""
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:

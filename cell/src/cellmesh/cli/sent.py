@@ -42,7 +42,7 @@ def sent() -> None:
     """  # noqa: D301 - the character that keeps click from filling the line
 
 
-@sent.command("list")
+@sent.command("list", short_help="Show them; the same without naming a command.")
 @click.argument("cell")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Messages of each instance.")
 @click.option("--state", type=click.Choice(SENT_STATES), help="Only messages in this state. [default: all]")
@@ -65,7 +65,7 @@ def show_all(
         click.echo(line)
 
 
-@sent.command("show")
+@sent.command("show", short_help="Show one whole, or follow it until it has ended.")
 @click.argument("cell")
 @click.argument("message_id", metavar="ID")
 @click.option(
@@ -89,7 +89,7 @@ def show(*, mesh: str, cell: str, message_id: str, follow: bool, instance: str |
             raise Failure(f"{safe(message_id)} is {safe(record.get('state'))}")
 
 
-@sent.command("retry")
+@sent.command("retry", short_help="Send some again that were not delivered.")
 @click.argument("cell")
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @click.option("--instance", help="Only this instance. [default: all]")
@@ -99,7 +99,7 @@ def retry(*, mesh: str, cell: str, ids: tuple[str, ...], instance: str | None) -
     _change(mesh, cell, instance, ids, "POST", "/retry", "queued again")
 
 
-@sent.command("cancel")
+@sent.command("cancel", short_help="Take some back that are still queued.")
 @click.argument("cell")
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @click.option("--instance", help="Only this instance. [default: all]")
