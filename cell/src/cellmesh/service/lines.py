@@ -29,6 +29,7 @@ WINDOW_BYTES = 8 * 1024 * 1024
 PATIENCE = 30_000
 
 _position = attrgetter("position")
+_key = attrgetter("key")
 
 
 class _Bucket:
@@ -96,6 +97,10 @@ class Line:
         self._known: set[int] = set()
         #: Those that nobody may take before a time.
         self._held: dict[int, Parcel] = {}
+        #: Instances that were ready and are not, as they were.
+        self._away: dict[str, Peer] = {}
+        #: Those that have been tried, while nobody is there.
+        self._parked: list[Parcel] = []
         #: Those that wait in the lane they came back to; others may have them after a time.
         self._kept: dict[int, Parcel] = {}
         self._times: list[tuple[int, int]] = []
@@ -129,16 +134,20 @@ class Line:
             return
         self.epoch += 1
         before = self._buckets
-        waiting: list[Parcel] = [*self._held.values()]
-        for name, bucket in before.items():
+        waiting: list[Parcel] = [*self._held.values(), *self._parked]
+        for bucket in before.values():
             self._lower(bucket.missing)
             for parcel in bucket.parcels:
-                if name and name not in members and parcel.tried is None:
-                    parcel.tried = name
-                waiting.append(parcel)
+                if parcel.tried is None and not parcel.kept_until:
+                    # Nothing is known of it that is not in the file, from where it is read again.
+                    self._leave(parcel)
+                else:
+                    waiting.append(parcel)
         self._held.clear()
+        self._parked.clear()
         self._kept.clear()
         self._times.clear()
+        self._away = {name: one for name, one in {**self._away, **self._members}.items() if name not in members}
         self._members = dict(members)
         self._peers = [self._members[name] for name in sorted(members)]
         self._buckets = {name: _Bucket(self._start) for name in ("", *members)} if members else {}
@@ -284,9 +293,11 @@ class Line:
             self._hold(parcel, parcel.kept_until)
             return
         bucket = self._buckets.get(owner)
+        if not self._buckets and parcel.tried is not None and parcel.instance is None:
+            self._parked.append(parcel)
+            return
         if bucket is None or self._another_life(parcel, owner):
-            self._known.discard(parcel.position)
-            self._lower(parcel.position)
+            self._leave(parcel)
             return
         if not returned and (bucket.full or bucket.missing is not None):
             if bucket.missing is None:
@@ -307,25 +318,40 @@ class Line:
             return parcel.wanted
         if parcel.home is not None and self._expects(parcel.home):
             return parcel.home
-        owner = ""
-        if parcel.placed is not None and self._peers:
-            owner = rendezvous(parcel.placed, self._peers).key if len(self._peers) > 1 else self._peers[0].key
-        tried = parcel.tried
-        if tried is None or parcel.free or tried == owner:
+        owner = self._placed(parcel, self._peers)
+        if parcel.free or parcel.tried == owner:
             return owner
+        tried = parcel.tried
+        if tried in self._members:
+            return tried if now < self._patience(parcel, now) else owner
+        lanes = [owner] if owner else list(self._members)
+        behind = [lane for lane in lanes if self._floors.get(lane, 0) < parcel.position]
+        if len(behind) == len(lanes):
+            return owner
+        if behind:
+            return behind[0]
+        # They have gone on meanwhile. The one that was to have it before may return.
+        away = [peer for name, peer in self._away.items() if self._expects(name)]
+        if tried is None:
+            tried = self._placed(parcel, sorted([*self._peers, *away], key=_key))
+        if any(tried == peer.key for peer in away) and now < self._patience(parcel, now):
+            return None
+        return owner
+
+    @staticmethod
+    def _placed(parcel: Parcel, peers: Sequence[Peer]) -> str:
+        """Return whose a message is by its conversation or its id; anybody's if it has neither."""
+        if parcel.placed is None or not peers:
+            return ""
+        return rendezvous(parcel.placed, peers).key if len(peers) > 1 else peers[0].key
+
+    @staticmethod
+    def _patience(parcel: Parcel, now: int) -> int:
+        """Return until when a message is kept for an instance."""
         if not parcel.kept_until:
             left = PATIENCE if parcel.expires_at is None else (parcel.expires_at - now) // 2
             parcel.kept_until = now + min(PATIENCE, left)
-        if parcel.kept_until <= now:
-            return owner
-        if tried in self._members:
-            return tried
-        if not self._expects(tried):
-            return owner
-        lanes = [owner] if owner else list(self._members)
-        if all(self._floors.get(lane, 0) > parcel.position for lane in lanes):
-            return None
-        return owner
+        return parcel.kept_until
 
     def _another_life(self, parcel: Parcel, owner: str) -> bool:
         """Tell whether a message is pinned to a life of its instance that has ended, and its memory with it."""
@@ -347,6 +373,11 @@ class Line:
         for bucket in self._buckets.values():
             if bucket.missing is None or bucket.missing > position:
                 bucket.missing = position
+
+    def _leave(self, parcel: Parcel) -> None:
+        """Leave a message to the file."""
+        self._known.discard(parcel.position)
+        self._lower(parcel.position)
 
     def _lower(self, position: int | None) -> None:
         if position is not None and (self._start is None or position < self._start):
