@@ -78,7 +78,7 @@ def compare(records: Iterable[Record], run: str) -> Account:
         account.violations += _judge(message, evidence, account.counts)
         for copy in message.copies.values():
             account.violations += leasing.check(message, copy, evidence.gone)
-    account.violations += ordering.check(evidence.messages.values())
+    account.violations += ordering.check(evidence.messages.values(), evidence.faults)
     _count(evidence, account.counts)
     return account
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from chaos.evidence import Copy, Message, Violation
+from chaos.evidence import PERHAPS, Copy, Message, Violation
 from chaos.ledger import Handed, Return
 
 #: Seconds by which the ledger's wall clock and the cell's steady one may drift apart during a lease.
@@ -46,11 +46,11 @@ def _twice(copy: Copy, before: Handed, again: Handed, gone: Mapping[str, float])
     for given in copy.returned:
         if given.token != before.token:
             continue
-        if given.action == "extend" and given.status == 200 and given.ended <= again.began:
-            deadline = max(deadline, given.began + given.lease)
-        elif (
-            given.action in {"nack", "release", "reject"} and given.status in {-1, 0, 200} and given.began < again.ended
-        ):
+        if given.action == "extend" and given.status in PERHAPS and given.began < again.ended:
+            # It ends that long from then, be that later or earlier; which of the two, only an answer tells.
+            ends = given.began + given.lease
+            deadline = ends if given.status == 200 and given.ended <= again.began else min(deadline, ends)
+        elif given.action in {"nack", "release", "reject"} and given.status in PERHAPS and given.began < again.ended:
             back.append(given)
     if before.inside and gone.get(before.consumer, again.ended) < again.ended:
         return  # the process that held it is dead, and its leases with it

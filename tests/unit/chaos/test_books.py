@@ -209,6 +209,20 @@ GOOD: dict[str, tuple[Record, ...]] = {
         found(state="leased"),
     ),
     "leased again after a hand-back": (*DELIVERED, handed(), returned("release"), handed(23.0), found(state="leased")),
+    "leased again after an extension that made it shorter": (
+        *DELIVERED,
+        handed(),
+        returned("extend", lease=5.0),
+        handed(28.0),
+        found(state="leased"),
+    ),
+    "leased again after such an extension that was not answered": (
+        *DELIVERED,
+        handed(),
+        returned("extend", lease=5.0, status=0),
+        handed(28.0),
+        found(state="leased"),
+    ),
     "leased again after its handler's process was killed": (
         *DELIVERED,
         handed(inside=True),
@@ -449,6 +463,35 @@ def test_the_message_that_overtook_need_not_be_the_next_one() -> None:
     """One in between, of which nothing is known, hides nothing."""
     records = [*queued(3, 30.0, seq=1), *queued(2, 10.2, seq=2), *queued(1, 10.0, seq=3)]
     assert "order" in rules(*records)
+
+
+@pytest.mark.parametrize(
+    ("changed", "fault", "broken"),
+    [
+        ({}, {}, True),
+        ({}, {"victim": "pure-1"}, False),  # it may have been meant for that one
+        ({}, {"victim": "discovery"}, False),
+        ({}, {"victim": "alpha-0 to pure-1"}, False),
+        ({}, {"victim": "solo-0"}, True),
+        ({}, {"victim": "pure-1", "began": 2000.0}, True),
+        ({}, {"victim": "pure-1", "began": -50.0, "healed": -40.0}, True),
+        ({"to_instance": "pure-0"}, {"victim": "pure-1"}, True),
+        ({"to_instance": "pure-0"}, {"victim": "pure-0"}, True),
+    ],
+)
+def test_a_message_for_any_instance_may_come_late_if_one_of_them_was_harmed(
+    changed: dict[str, Any], fault: dict[str, Any], broken: bool
+) -> None:
+    """One for this instance may not, whatever happens."""
+    records = [
+        *queued(1, 10.0, seq=5, **changed),
+        *queued(2, 20.0, seq=4, **changed),
+        *queued(3, 20.0, seq=1, instance="pure-1"),
+        *queued(4, 20.0, seq=1, instance="solo-0", to_cell="solo"),
+    ]
+    if fault:
+        records.append(Fault(**({"index": 0, "kind": "harm", "began": 15.0, "healed": 16.0, "in_flight": 1} | fault)))
+    assert rules(*records) == ({"order"} if broken else set())
 
 
 def test_direct_messages_have_no_order() -> None:
