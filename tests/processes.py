@@ -223,6 +223,7 @@ class Mesh:
         self.directory = directory
         self.discovery = Discovery(directory, settle)
         self.cells: dict[str, Cell] = {}
+        self._edits = 0
 
     def __getitem__(self, instance: str) -> Cell:
         """Return a cell by the name of its instance, or by its own where it has one instance."""
@@ -235,6 +236,12 @@ class Mesh:
         cell.start()
         self.wait_listed(cell)
         return cell
+
+    def scale(self, instance: str, replicas: int) -> None:
+        """Have discovery say how many instances a cell should have, as an edited instance does that registers."""
+        self._edits += 1
+        peer = self.discovery.peers()[instance] | {"replicas": replicas, "edited": self._edits}
+        self.discovery.register(**peer)
 
     def wait_listed(self, *cells: Cell, within: float = PATIENCE) -> None:
         """Wait until discovery lists these cells, each at its present port."""

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,3 +173,83 @@ def test_many_questions_get_each_its_own_reply(running: Mesh, pool: ThreadPoolEx
         )
         assert {one.status for one in said} == {200}
     assert [one.result().json["reply"]["payload"]["n"] for one in waiting] == list(range(8))
+
+
+@pytest.fixture
+def twins(tmp_path: Path) -> Iterator[Mesh]:
+    """Run pure, and alpha with two instances."""
+    with mesh(tmp_path, "alpha", "pure", settle=0, replicas="2", drain_accept="0", drain_timeout="3") as cells:
+        cells.add("alpha", instance="alpha-1", replicas="2", drain_accept="0", drain_timeout="3")
+        yield cells
+
+
+def test_a_reply_goes_to_the_instance_that_asked(twins: Mesh) -> None:
+    """Expect every reply at the instance whose message it answers, and at the one named where one is."""
+    pure = twins["pure"]
+    for number in range(6):
+        asker = twins[f"alpha-{number % 2}"]
+        asker.send("pure", message_id=f"q{number}")
+        assert pure.send("alpha", message_id=f"r{number}", reply_to=f"q{number}").status == 200
+        assert state(asker, f"r{number}") == "pending"
+    pure.send("alpha", message_id="named", reply_to="q0", to_instance="alpha-1")
+    assert state(twins["alpha-1"], "named") == "pending"
+
+
+def test_a_reply_waits_for_the_instance_that_asked_if_that_comes_back(twins: Mesh, pool: ThreadPoolExecutor) -> None:
+    """Expect it delivered to the restarted instance, not to its sibling."""
+    asker, pure = twins["alpha-0"], twins["pure"]
+    asker.send("pure", message_id="q")
+    asker.stop()
+    reply = pool.submit(pure.post, "/send", {"to_cell": "alpha", "message_id": "r", "reply_to": "q", "timeout": 20})
+    eventually(lambda: "alpha-0" not in known(pure), within=10, message="pure to know that alpha-0 is gone")
+    assert not reply.done()
+    asker.move()
+    asker.start()
+    assert reply.result().status == 200
+    assert state(asker, "r") == "pending"
+    assert twins["alpha-1"].messages()["messages"] == []
+
+
+def known(cell: Cell) -> set[str]:
+    """Return the instances that a cell knows."""
+    return {peer["instance"] for peer in cell.get("/peers").json["peers"]}
+
+
+def test_a_reply_is_kept_by_a_sibling_for_an_instance_that_is_away(twins: Mesh) -> None:
+    """Expect it with the sibling, not handed out there, and with the instance it is for once that is there."""
+    pure, sibling = twins["pure"], twins["alpha-0"]
+    asker = twins.add("alpha", instance="alpha-2", replicas="3", drain_accept="0", drain_timeout="3")
+    asker.send("pure", message_id="q")
+    twins.scale("alpha-1", 2)
+    asker.stop()
+    twins["alpha-1"].stop()
+    # After the time in which one that restarts is waited for.
+    body = {"to_cell": "alpha", "message_id": "r", "reply_to": "q", "timeout": 60, "ttl": 0, "payload": {"a": 1}}
+    assert pure.post("/send", body, timeout=70).status == 200
+    kept = arrived(sibling, "r")
+    assert (kept["state"], kept["for_instance"]) == ("pending", "alpha-2")
+    assert sibling.post("/messages/lease", {"max": 10}).json["messages"] == []
+    asker.move()
+    asker.start()
+    there = arrived(asker, "r")
+    assert (there["from_cell"], there["from_instance"], there["payload"]) == ("pure", "pure-0", {"a": 1})
+    eventually(lambda: sibling.get("/messages/r").status == 404, within=20, message="the sibling to let it go")
+    assert [m["message_id"] for m in asker.post("/messages/lease", {"max": 10}).json["messages"]] == ["r"]
+    assert "handed over by alpha-0" in str(there["history"])
+
+
+def test_a_waiter_gets_the_reply_that_a_sibling_has_kept(twins: Mesh, pool: ThreadPoolExecutor) -> None:
+    """Expect the reply of the cell asked, consumed, though it came by way of another instance."""
+    pure, sibling = twins["pure"], twins["alpha-0"]
+    asker = twins.add("alpha", instance="alpha-2", replicas="3")
+    twins.scale("alpha-1", 2)
+    asked = ask(pool, asker, "pure", "q")
+    arrived(pure, "q")
+    # For discovery it is gone, until its next beat.
+    gone = request(twins.discovery.port, "DELETE", "/meshes/default/peer/alpha?instance=alpha-2")
+    assert gone.status == 200
+    assert pure.send("alpha", message_id="r", reply_to="q").json["response"]["instance"] != "alpha-2"
+    got = asked.result()
+    assert (got.status, got.json["reply"]["from_cell"], got.json["reply"]["state"]) == (200, "pure", "consumed")
+    assert state(asker, "r") == "consumed"
+    eventually(lambda: sibling.get("/messages/r").status == 404, within=20, message="the sibling to let it go")

@@ -21,6 +21,7 @@ from cellmesh.api.hot_path import endpoints
 from cellmesh.api.metrics import Metrics
 from cellmesh.api.sent import add_sent
 from cellmesh.protocol.fields import MAX_ID, Name
+from cellmesh.protocol.handover import Handover, HandoverAnswer
 from cellmesh.protocol.messages import CellMessage, LegacyMessage, SendRequest, encode
 from cellmesh.protocol.problems import Problem, invalid
 from cellmesh.protocol.receipts import (
@@ -39,6 +40,8 @@ __all__ = ["Name", "build"]
 log = logging.getLogger(__name__)
 
 MAX_LIMIT = 1000
+#: Bytes that a hand-over may have besides its longest message.
+HANDOVER_MARGIN = 8 * 1024 * 1024
 MAX_SEQ = 2**63 - 1
 _OBJECT = {"type": "object"}
 
@@ -184,6 +187,16 @@ def _add_messages(app: FastAPI, cell: Cell, route: Route) -> None:
                 "maxItems": cell.settings.max_batch_messages,
             }
         ),
+    )
+    add(
+        "/handover",
+        Endpoint(cell.taking_over.handover, cell.settings.max_body + HANDOVER_MARGIN, refuse),
+        summary="Take messages over from another instance of this cell",
+        description="What instances of a cell say to each other: one hands over what it has because it ends, or what "
+        "it has kept for this one. One outcome per message, in order; what is taken is on disk. For programs there is "
+        "nothing here: a message that is posted here is not sent.",
+        responses=openapi.responses(openapi.ref(HandoverAnswer), *openapi.HANDOVER),
+        openapi_extra=openapi.body(openapi.ref(Handover)),
     )
     add(
         "/send",

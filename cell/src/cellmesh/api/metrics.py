@@ -53,6 +53,14 @@ class CellCollector(Collector):
             for outcome, count in counter.items():
                 family.add_metric([outcome], count)
             yield family
+        for name, text, counter in (
+            ("cellmesh_handed_over", "Handed over to siblings.", cell.counters.handed_over),
+            ("cellmesh_taken_over", "Taken over from siblings.", cell.counters.taken_over),
+        ):
+            family = CounterMetricFamily(name, text, labels=["what"])
+            for what in ("messages", "records"):
+                family.add_metric([what], counter[what])
+            yield family
         yield GaugeMetricFamily(
             "cellmesh_consumers_waiting", "Consumers waiting for a message.", value=cell.inbox.writer.consumers_waiting
         )

@@ -18,6 +18,7 @@ from cellmesh.protocol.consuming import (
     NackBody,
     SettledAnswer,
 )
+from cellmesh.protocol.handover import Handover, HandoverAnswer
 from cellmesh.protocol.messages import CellMessage, LegacyMessage, SendRequest
 from cellmesh.protocol.problems import CODES, ErrorBody
 from cellmesh.protocol.queueing import Queued, QueuedCopies, SentCopies, SentMessage, SentPage
@@ -36,7 +37,8 @@ from cellmesh.protocol.receipts import (
 _TYPES: list[Any] = [
     CellMessage, LegacyMessage, SendRequest, Receipt, LegacyReceipt, BatchItem, BroadcastAnswer, Delivered,
     MessagePage, MessageWithHistory, ErrorBody, SendErrorBody, LeaseBody, LeaseAnswer, AckBody, NackBody, ExtendBody,
-    SettledAnswer, DeadBody, DeadAnswer, Queued, QueuedCopies, SentMessage, SentCopies, SentPage,
+    SettledAnswer, DeadBody, DeadAnswer, Queued, QueuedCopies, SentMessage, SentCopies, SentPage, Handover,
+    HandoverAnswer,
 ]  # fmt: skip
 
 
@@ -82,6 +84,7 @@ READ = ("invalid_field",)
 WRITE = (
     "malformed_json", "request_timeout", "body_too_large", "unsupported_media_type", "invalid_field", "internal",
 )  # fmt: skip
+HANDOVER = (*WRITE, "misdirected", "draining", "disk_full")
 RECEIVE = (*WRITE, "id_conflict", "misdirected", "inbox_full", "draining", "disk_full")
 SEND = (*RECEIVE, "unknown_cell", "link_full", "unreachable", "no_ready_instance", "discovery_unavailable", "timeout",
         "outcome_unknown", "reply_timeout", "no_receivers", "outbox_full")  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Any
 
 import uvloop
 
+from cellmesh.api import last_words
 from cellmesh.api.serving import Serving
 from cellmesh.app import Cell as App
 from cellmesh.app.host import Host
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 #: How long the end of the cell's own code may take, seconds.
 STOP_GRACE = 5.0
+#: Time kept at the end, where what is left is handed over, for what handlers hand back; at most a quarter of it all.
+HANDING_BACK = 5.0
 _FIRST = asyncio.FIRST_COMPLETED
 
 
@@ -124,16 +127,26 @@ async def _until_stop(stop: asyncio.Future[None], serving: Serving, host: Host |
 
 
 async def drain(cell: Cell, stop_now: asyncio.Future[None]) -> None:
-    """Leave the mesh, finish what is under way, refuse what is new; cut short by ``stop_now``."""
+    """Leave the mesh, finish what is under way, refuse what is new; cut short by ``stop_now``.
+
+    An instance that does not come back, or not with what it has, hands that over to its siblings meanwhile.
+    """
     settings = cell.settings
     loop = asyncio.get_running_loop()
     log.info("%s is stopping: accepts messages for %.1f s more", settings.instance, settings.drain_accept)
     accept_until = loop.time() + settings.drain_accept
     deadline = loop.time() + settings.drain_timeout
+    handing_over = loop.create_task(cell.handing_over.run(deadline))
     leaving = loop.create_task(cell.leave())
     await asyncio.wait([stop_now], timeout=max(0.0, accept_until - loop.time()))
     cell.refuse()
-    while (cell.in_flight or cell.handling) and loop.time() < deadline and not stop_now.done():
+
+    def time_is_over() -> bool:
+        # What is handed back by handlers at the end of their time is to be handed over as well.
+        kept = min(HANDING_BACK, settings.drain_timeout / 4) if cell.handing_over.active else 0.0
+        return loop.time() >= deadline - kept
+
+    while (cell.in_flight or cell.handling) and not time_is_over() and not stop_now.done():
         await asyncio.wait([stop_now], timeout=0.02)
     if (cell.in_flight or cell.handling) and not stop_now.done():
         log.warning(
@@ -143,8 +156,38 @@ async def drain(cell: Cell, stop_now: asyncio.Future[None]) -> None:
             settings.drain_timeout,
         )
         await cell.give_up()
-    await asyncio.wait([leaving, stop_now], return_when=asyncio.FIRST_COMPLETED)
-    leaving.cancel()
+    cell.handing_over.close()
+    await asyncio.wait([handing_over, stop_now], return_when=_FIRST)
+    await asyncio.wait([leaving, stop_now], return_when=_FIRST)
+    for task in (handing_over, leaving):
+        task.cancel()
+    (error,) = await asyncio.gather(handing_over, return_exceptions=True)
+    if isinstance(error, Exception):
+        log.error("handing over failed: %s", type(error).__name__)
+    _say_what_stays(cell)
+
+
+def _say_what_stays(cell: Cell) -> None:
+    """Say what this instance leaves behind: in the log, and to Kubernetes."""
+    settings, gauges, handing_over = cell.settings, cell.inbox.gauges, cell.handing_over
+    if handing_over.remaining and settings.durability == "ephemeral":
+        log.error(
+            "%s ends with %d pending messages, and %d that are leased by clients: they are lost with its storage",
+            settings.instance,
+            gauges.pending,
+            gauges.leased,
+        )
+    elif handing_over.remaining and handing_over.active:
+        log.warning(
+            "%s ends with %d pending messages, and %d that are leased by clients: they wait on its volume until it "
+            "is back",
+            settings.instance,
+            gauges.pending,
+            gauges.leased,
+        )
+    elif handing_over.active:
+        log.info("%s has handed over all that it had", settings.instance)
+    last_words.write(handing_over.remaining, 0)
 
 
 def _watch_signals(*, exit_with_parent: bool) -> tuple[asyncio.Future[None], asyncio.Future[None]]:

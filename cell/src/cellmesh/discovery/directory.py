@@ -100,6 +100,11 @@ class Entry:
             return True
         return asyncio.get_running_loop().time() - self._left.get(instance, -math.inf) < within
 
+    def left_lately(self) -> set[str]:
+        """Return the instances that are not there and were a moment ago."""
+        now = asyncio.get_running_loop().time()
+        return {instance for instance, at in self._left.items() if now - at < EXPIRY}
+
     def doubt(self, peer: Peer) -> None:
         """Note that an instance does not answer where it is said to be."""
         self._doubts[_address(peer)] = asyncio.get_running_loop().time() + DOUBT_SECONDS

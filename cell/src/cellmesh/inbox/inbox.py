@@ -16,6 +16,7 @@ from cellmesh.inbox.dead import CHUNK, DeadLetters, Named
 from cellmesh.inbox.files import DirectoryLock, open_database
 from cellmesh.inbox.jobs import Stored
 from cellmesh.inbox.leases import Leased, LeaseRequest, Settled, Settlement
+from cellmesh.inbox.moving import Siblings
 from cellmesh.inbox.reader import Reader
 from cellmesh.inbox.store import Gauges, InboxLimits, Store
 from cellmesh.inbox.transaction import Transaction, WorkFailed
@@ -69,6 +70,7 @@ class Inbox:
         self._reader = Reader(directory)
         self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="inbox-reader")
         self.dead = DeadLetters(self._store, self.writer.leasing)
+        self.siblings = Siblings(self._store, self.writer.leasing)
         self.writer.start()
 
     @property

@@ -71,11 +71,11 @@ class Leasing:
             if outcome.verdict is not Verdict.STORED:
                 continue
             special = item.special
-            if special is None:
+            if special is None or not (special.delay or special.moving_to or special.consumed):
                 add(outcome.seq, PRIORITIES[item.priority], item.message_type)
-            elif special.delay and not special.moving_to and not special.consumed:
+            elif not special.moving_to and not special.consumed:
                 position = Position(outcome.seq, PRIORITIES[item.priority], item.message_type)
-                self._delay(outcome.received_at + int(special.delay * 1000), position)
+                self._delay(outcome.received_at + special.age_ms + int(special.delay * 1000), position)
 
     def take(self, tx: Transaction, request: LeaseRequest) -> list[Leased]:
         """Hand messages out, highest priority first and oldest first within one."""

@@ -19,9 +19,10 @@ COLUMNS = (
 )
 #: Columns and tables of a query for messages; what follows it begins with WHERE.
 SELECT = f"SELECT {COLUMNS} FROM messages m JOIN payloads p ON p.seq = m.seq"
-SEQ, MESSAGE_ID, MESSAGE_TYPE, PRIORITY, PAYLOAD, DELIVERIES = 0, 1, 4, 5, 12, 14
+SEQ, MESSAGE_ID, FROM_CELL, TO_CELL, MESSAGE_TYPE, PRIORITY, TTL, TIMESTAMP, RECEIVED_AT = range(9)
+EXTRA, PAYLOAD, DELIVERIES, AVAILABLE_AT, LOG = 11, 12, 14, 15, 18
 
-_PRIORITY_NAMES = {number: name for name, number in PRIORITIES.items()}
+PRIORITY_NAMES = {number: name for name, number in PRIORITIES.items()}
 decode_extra = msgspec.json.Decoder(Extra).decode
 _decode_log = msgspec.json.Decoder(list[Transition]).decode
 
@@ -37,7 +38,7 @@ def fields(row: tuple[Any, ...]) -> dict[str, Any]:
         "from_cell": row[2],
         "to_cell": row[3],
         "message_type": row[4],
-        "priority": _PRIORITY_NAMES[row[5]],
+        "priority": PRIORITY_NAMES[row[5]],
         "ttl": row[6],
         "timestamp": row[7] or received_at,
         "received_at": received_at,

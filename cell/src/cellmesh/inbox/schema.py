@@ -54,6 +54,7 @@ MIGRATIONS: tuple[str, ...] = (
     #   available_at  not handed out before           deliveries   how often it was handed out
     #   lease         token of the last lease         leased_at, lease_until, holder   of the present lease
     #   moving_to     the sibling that is to have it; nobody else gets it meanwhile
+    #   moving_since  when it began to be sent there: from then on it may be there
     #   log           what happened besides, a JSON array of transitions
     # Messages no longer end in the order of their positions: of those that ended, the last ones are kept.
     """
@@ -64,6 +65,7 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE messages ADD COLUMN lease_until INTEGER;
     ALTER TABLE messages ADD COLUMN holder INTEGER;
     ALTER TABLE messages ADD COLUMN moving_to TEXT;
+    ALTER TABLE messages ADD COLUMN moving_since INTEGER;
     ALTER TABLE messages ADD COLUMN log TEXT;
     CREATE INDEX messages_moving ON messages (moving_to) WHERE moving_to IS NOT NULL;
     DROP INDEX messages_ended;

@@ -52,6 +52,13 @@ _ARRIVALS = f"""
 _ROW = f"({','.join('?' * len(_COLUMNS))})"
 _NO_ROW = (None,) * len(_COLUMNS)
 _PAYLOAD = _COLUMNS.index("payload")
+#: Gives messages that were just stored another state or another past than that of one which arrives.
+_SPECIAL = ("state", "ended_at", "available_at", "moving_to", "received_at", "deliveries", "log")
+_SET_APART = (
+    "UPDATE messages SET "
+    + ", ".join(f"{name} = json_extract(j.value, '$[{number}]')" for number, name in enumerate(_SPECIAL, 1))
+    + " FROM json_each(?) AS j WHERE messages.seq = json_extract(j.value, '$[0]')"
+)
 #: Bytes of payloads above which a statement is prepared anew each time: beside them that is nothing.
 MAX_KEPT = 256 * 1024
 
@@ -70,6 +77,11 @@ def _lookup(keys: list[bytes]) -> tuple[str, list[bytes]]:
     """Return the query for deduplication records, filled up to a power of two: few are ever prepared."""
     size = 1 << (len(keys) - 1).bit_length()
     return _lookup_text(size), keys + keys[-1:] * (size - len(keys))
+
+
+def _brings_itself(item: Checked) -> bool:
+    """Tell whether a message is handed over by a sibling: a mere record of it does not stand for it."""
+    return item.special is not None and item.special.handed_by is not None
 
 
 class Verdict(Enum):
@@ -172,7 +184,7 @@ class Store:
         It cannot if there is not room for all, or one of them is known already, which is rare: ``append``
         then finds out which.
         """
-        if not 0 < len(items) <= MAX_ROWS or self._room(items)[0] < len(items):
+        if not 0 < len(items) <= MAX_ROWS or self.room(items)[0] < len(items):
             return None
         now = self.clock.now_ms()
         values: list[Any] = []
@@ -199,44 +211,60 @@ class Store:
         outcomes: list[Outcome] = []
         rows: list[tuple[object, ...]] = []
         special: list[tuple[int, Special]] = []
+        replaced: list[bytes] = []
         now = self.clock.now_ms()
         seq = self._next_seq
-        room, refusal = self._room(items)
+        room, refusal = self.room(items)
         for item in items:
             seen = known.get(item.key)
             if seen is not None:
                 same = seen[0] == item.fingerprint
-                outcomes.append(Outcome(Verdict.DUPLICATE if same else Verdict.CONFLICT, seen[1], seen[2]))
-                continue
+                if not (same and seen[1] < 0 and _brings_itself(item)):
+                    outcomes.append(Outcome(Verdict.DUPLICATE if same else Verdict.CONFLICT, seen[1], seen[2]))
+                    continue
             if room <= 0:
                 outcomes.append(Outcome(refusal))
                 continue
             room -= 1
+            if seen is not None:
+                replaced.append(item.key)
             rows.append(self._row(item, seq, now))
             known[item.key] = (item.fingerprint, seq, now)
-            outcomes.append(Outcome(Verdict.STORED, seq, now))
+            outcomes.append(Outcome(Verdict.STORED, seq, now - (item.special.age_ms if item.special else 0)))
             if item.special is not None:
                 special.append((seq, item.special))
             seq += 1
+        if replaced:
+            self._execute(f"DELETE FROM receipts WHERE key IN ({','.join('?' * len(replaced))})", replaced)
         for start in range(0, len(rows), MAX_ROWS):
             part = rows[start : start + MAX_ROWS]
             self._insert(list(chain.from_iterable(part)), len(part))
         self._stored(len(rows))
-        for position, how in special:
-            self._set_apart(position, how, now)
+        if special:
+            self._set_apart(special, now)
         return outcomes
 
-    def _set_apart(self, seq: int, how: Special, now: int) -> None:
-        """Change a message that has just been stored into what it is to be."""
-        if how.consumed:
-            self._execute("UPDATE messages SET state = ?, ended_at = ? WHERE seq = ?", (CONSUMED, now, seq))
-            self.gauges.pending -= 1
-            self.gauges.consumed += 1
-            return
-        if how.delay:
-            self._execute("UPDATE messages SET available_at = ? WHERE seq = ?", (now + int(how.delay * 1000), seq))
-        if how.moving_to is not None:
-            self._execute("UPDATE messages SET moving_to = ? WHERE seq = ?", (how.moving_to, seq))
+    def _set_apart(self, special: Sequence[tuple[int, Special]], now: int) -> None:
+        """Change messages that have just been stored into what they are to be."""
+        changes = []
+        for seq, how in special:
+            held = how.delay and not how.consumed
+            changes.append(
+                (
+                    seq,
+                    CONSUMED if how.consumed else PENDING,
+                    now if how.consumed else None,
+                    now + int(how.delay * 1000) if held else None,
+                    None if how.consumed else how.moving_to,
+                    now - how.age_ms,
+                    how.delivery_count,
+                    how.log,
+                )
+            )
+        self._execute(_SET_APART, (msgspec.json.encode(changes).decode(),))
+        consumed = sum(how.consumed for _, how in special)
+        self.gauges.pending -= consumed
+        self.gauges.consumed += consumed
 
     def _row(self, item: Checked, seq: int, now: int) -> tuple[object, ...]:
         """Return the values of ``_COLUMNS`` for a message."""
@@ -283,7 +311,7 @@ class Store:
                 continue
         return size
 
-    def _room(self, items: Sequence[Checked]) -> tuple[int, Verdict]:
+    def room(self, items: Sequence[Checked]) -> tuple[int, Verdict]:
         """Return how many new messages may be stored, and the verdict on those beyond."""
         refusal = self.space(sum([len(item.payload) for item in items]))
         if refusal is not None:

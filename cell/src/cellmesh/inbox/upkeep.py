@@ -94,11 +94,13 @@ class Upkeep:
             self._connection.set_busy_timeout(BUSY_TIMEOUT)
 
     def _expire(self, now: int) -> int:
+        # One that may be with a sibling by now expires there, or here once it is known that it is not.
         if not self._store.gauges.pending:
             return 0
         self._execute(
-            "UPDATE messages SET state = ?, reason = 'expired', ended_at = ? WHERE seq IN (SELECT seq FROM messages"
-            " WHERE state = 0 AND expires_at IS NOT NULL AND expires_at <= ? ORDER BY expires_at LIMIT ?)",
+            "UPDATE messages SET state = ?, reason = 'expired', ended_at = ?, moving_to = NULL"
+            " WHERE seq IN (SELECT seq FROM messages WHERE state = 0 AND expires_at IS NOT NULL AND expires_at <= ?"
+            " AND moving_since IS NULL ORDER BY expires_at LIMIT ?)",
             (DEAD, now, now, ROWS),
         )
         count = self._connection.changes()

@@ -294,8 +294,9 @@ class Writer:
             self._rollback(before)
             tx.rolled_back()
             return None
-        tx.committed()
+        # Before what the work has stored: positions become ready in their order.
         self.leasing.arrived(items, outcomes)
+        tx.committed()
         return outcomes
 
     def _append(self, items: Sequence[Checked]) -> Sequence[Outcome]:

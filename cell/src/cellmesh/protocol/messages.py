@@ -166,12 +166,17 @@ class Special(msgspec.Struct, frozen=True):
     """How a message is stored that is not simply pending from now on.
 
     ``delay`` seconds until it may be handed out; ``consumed`` if it ends as it arrives, because somebody
-    waits for it; ``moving_to`` the sibling instance that it is kept for.
+    waits for it; ``moving_to`` the sibling instance that it is kept for. One that a sibling has handed over
+    (``handed_by``) brings its age, how often it was delivered, and its log with it.
     """
 
     delay: float = 0.0
     consumed: bool = False
     moving_to: str | None = None
+    handed_by: str | None = None
+    age_ms: int = 0
+    delivery_count: int = 0
+    log: str | None = None
 
 
 class Checked(msgspec.Struct):

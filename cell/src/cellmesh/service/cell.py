@@ -24,7 +24,9 @@ from cellmesh.service.consuming import Consumers
 from cellmesh.service.counters import Counters
 from cellmesh.service.delivering import Courier
 from cellmesh.service.dispatching import Dispatcher
+from cellmesh.service.handing_over import HandingOver
 from cellmesh.service.handling import LEASE, Handler, Handling
+from cellmesh.service.moving import Mover
 from cellmesh.service.outcomes import Backoff
 from cellmesh.service.pushing import Push
 from cellmesh.service.queueing import Queueing
@@ -32,6 +34,7 @@ from cellmesh.service.receiving import Receiver
 from cellmesh.service.replies import Replies
 from cellmesh.service.reply import Reply
 from cellmesh.service.sending import Sender
+from cellmesh.service.taking_over import TakingOver
 from cellmesh.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -79,10 +82,21 @@ class Cell:
         self.started = time.monotonic()
         self.directory = Directory(settings.discovery_url)
         self.replies = Replies(inbox, self.here)
+        self.mover = Mover(self.here, inbox, self.directory, self.counters)
+        self.handing_over = HandingOver(
+            self.here,
+            inbox,
+            self.directory,
+            self.mover,
+            ephemeral=settings.durability == "ephemeral",
+            patient=not settings.register,
+        )
+        self.taking_over = TakingOver(inbox, self.here, self.replies, self.mover.expect, self.counters)
         self.receiver = Receiver(
             inbox,
             self.here,
             self.replies,
+            self.mover.expect,
             cast("Durability", settings.durability),
             (settings.max_batch_messages, settings.max_batch_bytes),
             self.counters,
@@ -112,6 +126,7 @@ class Cell:
         loop = asyncio.get_running_loop()
         self._sweeper = loop.create_task(self._sweep())
         self._dispatching = loop.create_task(self.dispatcher.start())
+        self.mover.start()
         if self.settings.discovery_url and self.settings.register:
             self._registration = Registration(self.settings.discovery_url, self._peer(port))
             self._registration.start()
@@ -158,6 +173,7 @@ class Cell:
         """Begin to drain: not ready any more, and no longer in discovery. Messages are still taken, not handled."""
         self.draining = True
         self.ready = False
+        self.taking_over.refusing = True
         if self._handling is not None:
             self._handling.stop()
         if self._registration is not None:
@@ -188,6 +204,7 @@ class Cell:
         if self._push is not None:
             self._push.close()
         await self.dispatcher.close(LAST_ANSWERS)
+        await self.mover.close()
         await self.directory.close()
         self.courier.close()
         self.inbox.close()

@@ -17,6 +17,9 @@ class Counters:
         self.asked: Counter[str] = Counter()
         #: Messages queued.
         self.queued = 0
+        #: Handed over to siblings, and taken over from them: messages, and records of messages.
+        self.handed_over: Counter[str] = Counter()
+        self.taken_over: Counter[str] = Counter()
         #: Attempts beyond the first of a message.
         self.retries = 0
         #: Messages that handlers of this cell were given, by what came of it: handled, failed, rejected, deferred.

@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from msgspec import Raw
 
@@ -28,13 +29,16 @@ from cellmesh.protocol.messages import (
 from cellmesh.protocol.problems import Problem, invalid
 from cellmesh.protocol.receipts import BatchItem, Durability, LegacyReceipt, Receipt
 from cellmesh.service.counters import Counters
-from cellmesh.service.replies import Claim, Replies
+from cellmesh.service.replies import Replies
 from cellmesh.service.reply import Answer, Reply, failure, refuse
 
 log = logging.getLogger(__name__)
 
 #: Seconds after which a sender may try again when the disk is full.
 FULL_RETRY_AFTER = 2
+
+#: The position of a message among those stored together, and what is told its outcome; None: it was not tried.
+Interested = tuple[int, Callable[[Outcome | None], None]]
 
 
 def new_id() -> str:
@@ -54,6 +58,7 @@ class Receiver:
         inbox: where they go.
         here: who this instance is.
         replies: who waits for a reply.
+        kept: told the instances that messages were taken for which are not for this one.
         durability: what receipts say of the data directory.
         offer: messages and bytes of a batch, offered to senders and enforced.
         counters: where outcomes are counted.
@@ -65,6 +70,7 @@ class Receiver:
         inbox: Inbox,
         here: Identity,
         replies: Replies,
+        kept: Callable[[str], None],
         durability: Durability,
         offer: tuple[int, int],
         counters: Counters,
@@ -72,6 +78,7 @@ class Receiver:
         self._inbox = inbox
         self._here = here
         self._replies = replies
+        self._kept = kept
         self._durability = durability
         self._batch_messages = offer[0]
         self._headers = ((b"cellmesh-batch", b"%d,%d" % offer),)
@@ -93,7 +100,8 @@ class Receiver:
             reply = self._receipt(checked, outcomes[0])
             return Reply(reply.status, reply.body, self._headers + reply.headers)
 
-        self._store((checked,), say, answer, () if message.reply_to is None else self._claims((message,), (checked,)))
+        special = message.reply_to is not None or checked.special is not None
+        self._store((checked,), say, answer, self._interested((message,), (checked,)) if special else ())
 
     def legacy(self, body: bytes, answer: Answer) -> None:
         """Answer ``POST /message/legacy``."""
@@ -112,7 +120,7 @@ class Receiver:
             received_at = iso(outcomes[0].received_at)
             return Reply(200, encode(LegacyReceipt("received", checked.message_id, received_at, self._here.cell_id)))
 
-        self._store((checked,), say, answer, self._claims((message,), (checked,)))
+        self._store((checked,), say, answer, self._interested((message,), (checked,)))
 
     def batch(self, body: bytes, answer: Answer) -> None:
         """Answer ``POST /message/batch``: one outcome per item, whatever the others are."""
@@ -150,7 +158,7 @@ class Receiver:
             return Reply(200, encode([item or next(receipts) for item in refused]))
 
         if good:
-            self._store(good, say, answer, self._claims(messages, good))
+            self._store(good, say, answer, self._interested(messages, good))
         else:
             answer(say([]))
 
@@ -159,13 +167,16 @@ class Receiver:
         items: Sequence[Checked],
         say: Callable[[Sequence[Outcome]], Reply],
         answer: Answer,
-        claims: Sequence[tuple[int, Claim]],
+        interested: Sequence[Interested],
     ) -> None:
-        """Store messages and answer with what ``say`` makes of the outcomes; whatever happens, answer."""
+        """Store messages and answer with what ``say`` makes of the outcomes; whatever happens, answer.
+
+        Before that, those who are interested in a message hear of its outcome.
+        """
 
         def stored(outcomes: Sequence[Outcome]) -> None:
-            for position, claim in claims:
-                claim.settle(outcomes[position])
+            for position, tell in interested:
+                tell(outcomes[position])
             try:
                 reply = say(outcomes)
             except Exception as error:
@@ -175,19 +186,23 @@ class Receiver:
         try:
             self._inbox.put(items, stored)
         except BaseException:
-            for _, claim in claims:
-                claim.settle(None)
+            for _, tell in interested:
+                tell(None)
             raise
 
-    def _claims(self, messages: Sequence[CellMessage], checked: Sequence[Checked]) -> list[tuple[int, Claim]]:
-        """Return those of the messages that somebody waits for, by their position."""
-        if not self._replies:
-            return []
-        found = [
-            (position, self._replies.claim(message, one))
-            for position, (message, one) in enumerate(zip(messages, checked, strict=True))
-        ]
-        return [(position, claim) for position, claim in found if claim is not None]
+    def _interested(self, messages: Sequence[CellMessage], checked: Sequence[Checked]) -> list[Interested]:
+        """Return who wants to hear of messages: those who wait for a reply, and who passes messages on."""
+        found: list[Interested] = []
+        for position, (message, one) in enumerate(zip(messages, checked, strict=True)):
+            if one.special is not None and one.special.moving_to is not None:
+                found.append((position, partial(self._tell, one.special.moving_to)))
+            elif self._replies and (claim := self._replies.claim(message, one)) is not None:
+                found.append((position, claim.settle))
+        return found
+
+    def _tell(self, instance: str, outcome: Outcome | None) -> None:
+        if outcome is not None and outcome.verdict is Verdict.STORED:
+            self._kept(instance)
 
     def _accept(self, message: CellMessage) -> Checked:
         if self.refusing and not self._replies.awaits(message):
@@ -223,7 +238,7 @@ class Receiver:
                     )
                 ),
             )
-        return self._refuse(_problem(verdict, checked, self._inbox))
+        return self._refuse(problem_of(verdict, checked.message_id, self._inbox))
 
     def _refuse(self, problem: Problem) -> Reply:
         self._counters.received[problem.code] += 1
@@ -234,7 +249,8 @@ def _draining() -> Problem:
     return Problem("draining", "this instance is stopping; send to another one, or again in a moment", retry_after=1)
 
 
-def _problem(verdict: Verdict, checked: Checked, inbox: Inbox) -> Problem:
+def problem_of(verdict: Verdict, message_id: str, inbox: Inbox) -> Problem:
+    """Return the problem of a message that was not stored."""
     if verdict is Verdict.CONFLICT:
         return Problem(
             "id_conflict",
@@ -245,4 +261,4 @@ def _problem(verdict: Verdict, checked: Checked, inbox: Inbox) -> Problem:
         return Problem("inbox_full", "the inbox is full; try again later", retry_after=inbox.retry_after())
     if verdict is Verdict.DISK_FULL:
         return Problem("disk_full", "the disk of the inbox is full; try again later", retry_after=FULL_RETRY_AFTER)
-    return Problem("internal", f"the message {checked.message_id} could not be stored; see the log of the cell")
+    return Problem("internal", f"the message {message_id} could not be stored; see the log of the cell")
