@@ -92,7 +92,7 @@ def test_an_instance_without_a_volume_hands_over_all_that_waits(twins: Mesh) -> 
         assert message["payload"] == {"id": message["message_id"]}
         assert (message["from_cell"], message["conversation_id"]) == ("x", "c")
         assert (message["reply_to"], message["traceparent"]) == ("earlier", "t")
-    assert "has handed over all that it had" in ending.log.read_text()
+    assert "ends with 0 pending messages, 0 leased by clients and 0 to be sent\n" in ending.log.read_text()
 
 
 def test_an_instance_beyond_the_replicas_hands_over_all_that_waits(surplus: Mesh) -> None:
@@ -204,7 +204,7 @@ def test_what_is_leased_by_a_client_is_handed_over_only_when_it_comes_back(twins
     eventually(lambda: ids(sibling) == ["open0", "over0"], within=10, message="the one whose lease is over")
     assert ending.wait() == 0
     assert ids(sibling) == ["open0", "over0"]
-    said = "ends with 0 pending messages, and 1 that are leased by clients: they are lost with its storage"
+    said = "ends with 0 pending messages, 1 leased by clients and 0 to be sent: lost with its storage"
     assert said in ending.log.read_text()
     repeat = {"message_id": "acked0", "from_cell": "x", "ttl": 0, "payload": {"id": "acked0"}}
     assert "duplicate" not in sibling.post("/message", repeat | {"message_id": "another"}).json

@@ -170,24 +170,19 @@ async def drain(cell: Cell, stop_now: asyncio.Future[None]) -> None:
 def _say_what_stays(cell: Cell) -> None:
     """Say what this instance leaves behind: in the log, and to Kubernetes."""
     settings, gauges, handing_over = cell.settings, cell.inbox.gauges, cell.handing_over
-    if handing_over.remaining and settings.durability == "ephemeral":
-        log.error(
-            "%s ends with %d pending messages, and %d that are leased by clients: they are lost with its storage",
+    if handing_over.active:
+        left = handing_over.remaining + handing_over.unsent
+        lost = settings.durability == "ephemeral"
+        log.log(
+            logging.INFO if not left else logging.ERROR if lost else logging.WARNING,
+            "%s ends with %d pending messages, %d leased by clients and %d to be sent%s",
             settings.instance,
             gauges.pending,
             gauges.leased,
+            handing_over.unsent,
+            "" if not left else ": lost with its storage" if lost else ": they wait on its volume until it is back",
         )
-    elif handing_over.remaining and handing_over.active:
-        log.warning(
-            "%s ends with %d pending messages, and %d that are leased by clients: they wait on its volume until it "
-            "is back",
-            settings.instance,
-            gauges.pending,
-            gauges.leased,
-        )
-    elif handing_over.active:
-        log.info("%s has handed over all that it had", settings.instance)
-    last_words.write(handing_over.remaining, 0)
+    last_words.write(handing_over.remaining, handing_over.unsent)
 
 
 def _watch_signals(*, exit_with_parent: bool) -> tuple[asyncio.Future[None], asyncio.Future[None]]:

@@ -31,6 +31,8 @@ from cellmesh.protocol.receipts import Transition
 #: Rows that are looked at for one lot of messages at most, and one lot of records.
 MAX_LOT = 256
 MAX_RECORDS = 1000
+#: Bytes that a record takes in the files, about.
+RECORD_BYTES = 200
 #: A position after all others.
 NEWEST = 2**62
 
@@ -224,8 +226,8 @@ class Siblings:
 
         A message of theirs is not here: should it be handed over by somebody, it takes the place of its record.
         """
-        room, refusal = self._store.room([])
-        if room <= 0 and refusal is Verdict.DISK_FULL:
+        refusal = self._store.space(RECORD_BYTES * len(records))
+        if refusal is not None:
             return refusal
         now = self._store.clock.now_ms()
         lowest = min(0, int(str(tx.execute("SELECT min(seq) FROM receipts").get or 0)))

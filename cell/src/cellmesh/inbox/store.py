@@ -184,7 +184,7 @@ class Store:
         It cannot if there is not room for all, or one of them is known already, which is rare: ``append``
         then finds out which.
         """
-        if not 0 < len(items) <= MAX_ROWS or self.room(items)[0] < len(items):
+        if not 0 < len(items) <= MAX_ROWS or self._room(items)[0] < len(items):
             return None
         now = self.clock.now_ms()
         values: list[Any] = []
@@ -214,7 +214,7 @@ class Store:
         replaced: list[bytes] = []
         now = self.clock.now_ms()
         seq = self._next_seq
-        room, refusal = self.room(items)
+        room, refusal = self._room(items)
         for item in items:
             seen = known.get(item.key)
             if seen is not None:
@@ -311,7 +311,7 @@ class Store:
                 continue
         return size
 
-    def room(self, items: Sequence[Checked]) -> tuple[int, Verdict]:
+    def _room(self, items: Sequence[Checked]) -> tuple[int, Verdict]:
         """Return how many new messages may be stored, and the verdict on those beyond."""
         refusal = self.space(sum([len(item.payload) for item in items]))
         if refusal is not None:

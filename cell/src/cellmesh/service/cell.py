@@ -83,14 +83,6 @@ class Cell:
         self.directory = Directory(settings.discovery_url)
         self.replies = Replies(inbox, self.here)
         self.mover = Mover(self.here, inbox, self.directory, self.counters)
-        self.handing_over = HandingOver(
-            self.here,
-            inbox,
-            self.directory,
-            self.mover,
-            ephemeral=settings.durability == "ephemeral",
-            patient=not settings.register,
-        )
         self.taking_over = TakingOver(inbox, self.here, self.replies, self.mover.expect, self.counters)
         self.receiver = Receiver(
             inbox,
@@ -108,6 +100,15 @@ class Cell:
         self.queueing = Queueing(self.outbox, self.dispatcher, inbox.clock, self.counters)
         self.sender = Sender(
             self.here, self.courier, self.broadcaster, self.queueing, self.replies, inbox.clock, self.counters
+        )
+        self.handing_over = HandingOver(
+            self.here,
+            inbox,
+            self.outbox,
+            self.directory,
+            self.mover,
+            ephemeral=settings.durability == "ephemeral",
+            patient=not settings.register,
         )
         self.consumers = Consumers(inbox, self.here, self.counters)
         self.ready = False

@@ -1,8 +1,8 @@
 """The end of an instance that does not come back, or not with what it has: all that waits here goes to siblings.
 
 That is one without a volume, and one whose ordinal is beyond the number of instances that its cell should have.
-Each sibling that is ready pulls: its lane takes what is next, highest priority first, until nothing is left or the
-time is over. Then each of them gets the records by which repeats are recognised.
+What is queued is sent meanwhile. Each sibling that is ready pulls: its lane takes what is next, highest priority
+first, until nothing is left or the time is over. Then each of them gets the records by which repeats are recognised.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import logging
 from cellmesh.discovery.directory import Directory, Entry, ordinal
 from cellmesh.inbox import Inbox, WorkFailed
 from cellmesh.inbox.writer import WriterStopped
+from cellmesh.outbox import Outbox
 from cellmesh.protocol.messages import Identity
 from cellmesh.protocol.peers import Peer
 from cellmesh.service.moving import Lane, Mover
@@ -37,18 +38,28 @@ class HandingOver:
         ephemeral: whether what it has is lost with it.
         patient: whether it waits for siblings as long as it may.
         inbox: where the messages are.
+        outbox: where those are that are to be sent.
         directory: who is where.
         mover: what passes messages on.
 
     """
 
     def __init__(
-        self, here: Identity, inbox: Inbox, directory: Directory, mover: Mover, *, ephemeral: bool, patient: bool
+        self,
+        here: Identity,
+        inbox: Inbox,
+        outbox: Outbox,
+        directory: Directory,
+        mover: Mover,
+        *,
+        ephemeral: bool,
+        patient: bool,
     ) -> None:
         self._here = here
         self._ephemeral = ephemeral
         self._patient = patient
         self._inbox = inbox
+        self._outbox = outbox
         self._directory = directory
         self._mover = mover
         self._loop = asyncio.get_running_loop()
@@ -67,6 +78,11 @@ class HandingOver:
         """Messages that are neither handled nor handed over."""
         gauges = self._inbox.gauges
         return gauges.pending + gauges.leased
+
+    @property
+    def unsent(self) -> int:
+        """Messages in the outbox that are to be sent."""
+        return self._outbox.queued
 
     def close(self) -> None:
         """Note that no more messages come in."""
@@ -100,7 +116,8 @@ class HandingOver:
         return self._number is not None and entry.replicas is not None and self._number >= entry.replicas
 
     async def _hand_over(self, deadline: float) -> None:
-        alone_since: float | None = None
+        alone_since = sent_at = self._loop.time()
+        unsent = self.unsent
         while (now := self._loop.time()) < deadline:
             entry = self._directory.entry(self._here.cell_id)
             ready = self._mover.ready(entry)
@@ -109,24 +126,22 @@ class HandingOver:
                 if lane.task is None or lane.task.done():
                     lane.task = self._loop.create_task(self._drive(lane))
                     self._lanes.add(lane.task)
-            if self._finished(ready):
-                return
             if ready:
-                alone_since = None
-            elif alone_since is None:
                 alone_since = now
-            elif self._closed and not self._hopes(entry, now - alone_since):
-                log.warning("no sibling is ready to take over what %s has", self._here.instance)
-                return
+            if self.unsent != unsent:
+                unsent, sent_at = self.unsent, now
+            if self._closed:
+                sending = unsent > 0 and (self._patient or now - sent_at < PATIENCE)
+                if not (sending or self._waits(entry, ready, now - alone_since)):
+                    return
             await entry.changed(min(LOOK, deadline - now))
 
-    def _finished(self, ready: list[Peer]) -> bool:
-        if not self._closed or self.remaining:
+    def _waits(self, entry: Entry, ready: list[Peer], alone: float) -> bool:
+        """Tell whether there is something that a sibling may yet take."""
+        if ready:
+            return self.remaining > 0 or any(self._mover.lane(peer.key).records is not None for peer in ready)
+        if not self.remaining:
             return False
-        return all(self._mover.lane(peer.key).records is None for peer in ready)
-
-    def _hopes(self, entry: Entry, alone: float) -> bool:
-        """Tell whether a sibling may yet become ready."""
         if not entry.answered:
             return alone < ASKING
         if entry.replicas is None:

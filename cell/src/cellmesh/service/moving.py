@@ -218,6 +218,9 @@ class Mover:
         found = await self._write(lambda tx: self._inbox.siblings.records(tx, before))
         if found.records:
             said = await self._ask(peer, self._handover(lane, records=found.records))
+            if said.status in {404, 405}:
+                lane.records = None  # a sibling of an earlier version
+                return
             if said.answer is None or said.answer.records < len(found.records):
                 lane.failed(self._loop.time())
                 return
