@@ -29,7 +29,7 @@ class Desk:
     def __init__(self, inbox: Inbox) -> None:
         self.inbox = inbox
         self.replies = Replies(inbox, HERE)
-        self.receiver = Receiver(inbox, HERE, self.replies, "volume", (10, 100_000), Counters())
+        self.receiver = Receiver(inbox, HERE, self.replies, lambda _: None, "volume", (10, 100_000), Counters())
 
     def give(self, path: str, body: Any) -> asyncio.Future[Reply]:
         """Give a request to an endpoint of the receiver; the future has its answer."""

@@ -237,7 +237,7 @@ class Siblings:
             for number, record in enumerate(part, start + 1):
                 key = record.message_id.encode() + b"\0" + bytes.fromhex(record.sender)
                 fingerprint = bytes.fromhex(record.fingerprint)
-                values += (lowest - number, key, fingerprint, now - record.age_ms, now + record.keep_ms)
+                values += (lowest - number, key, fingerprint, now - int(record.age_ms), now + int(record.keep_ms))
             tx.execute(
                 "INSERT OR IGNORE INTO receipts (seq, key, fingerprint, received_at, expires_at) VALUES "
                 + ",".join(["(?,?,?,?,?)"] * len(part)),

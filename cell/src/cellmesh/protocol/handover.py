@@ -23,7 +23,10 @@ MAX_RECORDS = 2000
 MAX_LOG = 20
 
 _MS = msgspec.Meta(ge=0, le=MAX_SECONDS * 1000)
-Milliseconds = Annotated[int, _MS]
+Milliseconds = Annotated[int, _MS] | Annotated[float, _MS]
+# To JSON 7.0 is an integer (JSON Schema, 4.2.3).
+_COUNT = msgspec.Meta(ge=0, le=1_000_000)
+Count = Annotated[int, _COUNT] | Annotated[float, _COUNT, msgspec.Meta(multiple_of=1)]
 Hash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 
 
@@ -37,7 +40,7 @@ class HandedMessage(msgspec.Struct, omit_defaults=True, kw_only=True):
     message: CellMessage
     age_ms: Milliseconds = 0
     delay_ms: Milliseconds = 0
-    delivery_count: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
+    delivery_count: Count = 0
     log: Annotated[list[Transition], msgspec.Meta(max_length=1000)] = []
 
 
@@ -121,8 +124,8 @@ def accept_handed(handed: HandedMessage, from_instance: str, here: Identity) -> 
         delay=handed.delay_ms / 1000,
         moving_to=kept_for if kept_for != here.instance else None,
         handed_by=from_instance,
-        age_ms=handed.age_ms,
-        delivery_count=handed.delivery_count,
+        age_ms=int(handed.age_ms),
+        delivery_count=int(handed.delivery_count),
         log=encode(handed.log[-MAX_LOG:]).decode() if handed.log else None,
     )
     return checked
