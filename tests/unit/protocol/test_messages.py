@@ -19,10 +19,10 @@ from cellmesh.protocol.messages import (
     decode_batch,
     decode_legacy,
     decode_message,
-    decode_send,
     encode,
 )
 from cellmesh.protocol.problems import CODES, Problem
+from cellmesh.protocol.sends import decode_send
 
 HERE = Identity("pure", "default", "pure-0", "uid-1")
 NAN = b"NaN"

@@ -3,8 +3,9 @@
 import pytest
 from msgspec import Raw
 
-from cellmesh.protocol.messages import CellMessage, SendRequest
+from cellmesh.protocol.messages import CellMessage
 from cellmesh.protocol.peers import Peer
+from cellmesh.protocol.sends import SendRequest
 from cellmesh.service.letters import Letter, out_of_time
 from cellmesh.transport.link import Receipt
 

@@ -14,8 +14,9 @@ from msgspec import Raw
 
 import inboxes
 from cellmesh.inbox import Inbox
-from cellmesh.protocol.messages import CellMessage, SendRequest, encode
+from cellmesh.protocol.messages import CellMessage, encode
 from cellmesh.protocol.receipts import StoredMessage
+from cellmesh.protocol.sends import SendRequest
 from cellmesh.service.counters import Counters
 from cellmesh.service.receiving import Receiver
 from cellmesh.service.replies import Replies, Waiter

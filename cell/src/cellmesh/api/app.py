@@ -22,7 +22,7 @@ from cellmesh.api.metrics import Metrics
 from cellmesh.api.sent import add_sent
 from cellmesh.protocol.fields import MAX_ID, Name
 from cellmesh.protocol.handover import Handover, HandoverAnswer
-from cellmesh.protocol.messages import CellMessage, LegacyMessage, SendRequest, encode
+from cellmesh.protocol.messages import CellMessage, LegacyMessage, encode
 from cellmesh.protocol.problems import Problem, invalid
 from cellmesh.protocol.receipts import (
     STATES,
@@ -32,6 +32,7 @@ from cellmesh.protocol.receipts import (
     MessageWithHistory,
     Receipt,
 )
+from cellmesh.protocol.sends import SendRequest
 from cellmesh.service.cell import Cell
 from cellmesh.service.reply import Endpoint, Reply, refuse
 

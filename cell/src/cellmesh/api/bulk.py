@@ -12,9 +12,10 @@ from starlette.types import Receive, Scope, Send
 
 from cellmesh.api import exchange, openapi
 from cellmesh.protocol.guard import check_json, media_type
-from cellmesh.protocol.messages import SendRequest, decode_many, encode
+from cellmesh.protocol.messages import decode_many, encode
 from cellmesh.protocol.problems import Problem, invalid
 from cellmesh.protocol.receipts import BatchItem
+from cellmesh.protocol.sends import SendRequest
 from cellmesh.service.bulk import Bulk, pieces
 from cellmesh.service.cell import Cell
 from cellmesh.service.letters import not_begun

@@ -19,7 +19,7 @@ from cellmesh.protocol.consuming import (
     SettledAnswer,
 )
 from cellmesh.protocol.handover import Handover, HandoverAnswer
-from cellmesh.protocol.messages import CellMessage, LegacyMessage, SendRequest
+from cellmesh.protocol.messages import CellMessage, LegacyMessage
 from cellmesh.protocol.problems import CODES, ErrorBody
 from cellmesh.protocol.queueing import Queued, QueuedCopies, SentCopies, SentMessage, SentPage
 from cellmesh.protocol.receipts import (
@@ -33,6 +33,7 @@ from cellmesh.protocol.receipts import (
     SendErrorBody,
     components,
 )
+from cellmesh.protocol.sends import SendRequest
 
 _TYPES: list[Any] = [
     CellMessage, LegacyMessage, SendRequest, Receipt, LegacyReceipt, BatchItem, BroadcastAnswer, Delivered,

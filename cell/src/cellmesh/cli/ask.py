@@ -10,7 +10,7 @@ from cellmesh.cli.composing import compose, message_options, post, refused
 from cellmesh.cli.group import Failure
 from cellmesh.cli.lookup import discovery_options, instances
 from cellmesh.cli.output import print_json, safe
-from cellmesh.protocol.messages import DEFAULT_TIMEOUT, MAX_TIMEOUT
+from cellmesh.protocol.sends import DEFAULT_TIMEOUT, MAX_TIMEOUT
 
 
 @click.command()

@@ -11,7 +11,7 @@ from cellmesh.cli.group import Failure
 from cellmesh.cli.http import Answer
 from cellmesh.cli.lookup import discovery_options, instances
 from cellmesh.cli.output import cut, print_json, safe, table
-from cellmesh.protocol.messages import DEFAULT_TIMEOUT, MAX_TIMEOUT
+from cellmesh.protocol.sends import DEFAULT_TIMEOUT, MAX_TIMEOUT
 
 #: The receiver that stands for every other cell.
 EVERYONE = "*"

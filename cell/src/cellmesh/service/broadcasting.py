@@ -11,10 +11,11 @@ from msgspec import Raw
 
 from cellmesh.discovery.directory import Directory, Entry
 from cellmesh.discovery.reading import DiscoveryUnavailable
-from cellmesh.protocol.messages import DEFAULT_TIMEOUT, EVERYONE, CellMessage, Identity, SendRequest, encode
+from cellmesh.protocol.messages import CellMessage, Identity, encode
 from cellmesh.protocol.peers import Peer
 from cellmesh.protocol.problems import Problem
 from cellmesh.protocol.receipts import BroadcastAnswer, BroadcastResult, BroadcastStatus
+from cellmesh.protocol.sends import DEFAULT_TIMEOUT, EVERYONE, SendRequest
 from cellmesh.service.letters import Letter, failed, stopping
 from cellmesh.service.reply import Reply
 

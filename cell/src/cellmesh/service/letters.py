@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 
 from cellmesh.discovery.directory import Entry
-from cellmesh.protocol.messages import DEFAULT_TIMEOUT, CellMessage, SendRequest, encode
+from cellmesh.protocol.messages import CellMessage, encode
 from cellmesh.protocol.peers import Peer
 from cellmesh.protocol.problems import Problem
+from cellmesh.protocol.sends import DEFAULT_TIMEOUT, SendRequest
 from cellmesh.service.reply import Reply
 from cellmesh.service.routing import read_answer, retry_after
 from cellmesh.transport.link import Receipt

@@ -15,9 +15,10 @@ from cellmesh.outbox.changing import Changed
 from cellmesh.outbox.store import Outcome
 from cellmesh.protocol.deduplication import fingerprint
 from cellmesh.protocol.fields import DEFAULT_TYPE, is_cell_id
-from cellmesh.protocol.messages import CellMessage, SendRequest, encode
+from cellmesh.protocol.messages import CellMessage, encode
 from cellmesh.protocol.problems import Problem, invalid
 from cellmesh.protocol.queueing import SENT_STATES, Queued, QueuedCopies, QueuedCopy, SentCopies, SentMessage, overall
+from cellmesh.protocol.sends import SendRequest
 from cellmesh.service.counters import Counters
 from cellmesh.service.dispatching import Dispatcher
 from cellmesh.service.reply import Answer, Reply, failure

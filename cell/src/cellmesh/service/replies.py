@@ -15,8 +15,9 @@ from msgspec import Raw
 from cellmesh.inbox import Inbox, Outcome, Verdict
 from cellmesh.inbox.clock import iso
 from cellmesh.inbox.rows import decode_extra
-from cellmesh.protocol.messages import CellMessage, Checked, Extra, Identity, SendRequest, Special
+from cellmesh.protocol.messages import CellMessage, Checked, Extra, Identity, Special
 from cellmesh.protocol.receipts import StoredMessage
+from cellmesh.protocol.sends import SendRequest
 
 
 class Waiter:

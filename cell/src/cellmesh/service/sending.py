@@ -7,9 +7,10 @@ import asyncio
 from msgspec import Raw
 
 from cellmesh.inbox.clock import SteadyClock, iso
-from cellmesh.protocol.messages import DEFAULT_TIMEOUT, CellMessage, Identity, SendRequest, decode_send, encode
+from cellmesh.protocol.messages import CellMessage, Identity, encode
 from cellmesh.protocol.problems import Problem
 from cellmesh.protocol.receipts import Delivered, StoredMessage
+from cellmesh.protocol.sends import DEFAULT_TIMEOUT, SendRequest, decode_send
 from cellmesh.service.broadcasting import Broadcaster
 from cellmesh.service.counters import Counters
 from cellmesh.service.delivering import Courier
