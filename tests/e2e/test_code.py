@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,11 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
+import golang
 from e2e.clusters import SOON, Cluster, script
 from e2e.images import Images
 from e2e.programs import ROOT, run
 from e2e.spaces import Space
-from levels import missing
 from pictures import png
 from support import eventually
 
@@ -81,12 +78,7 @@ def test_a_program_beside_the_cell_gets_its_messages(
     space: Space, built_for_nodes: Callable[..., str], tmp_path: Path
 ) -> None:
     """It is in an image of its own, with nothing of CellMesh, and answers through the cell."""
-    go = shutil.which("go")
-    if go is None:
-        missing("go is not on PATH", "install Go 1.21 or later")
-    environ = os.environ | {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=mod"}
-    target = ["build", "-trimpath", "-o", str(tmp_path / "thumbnails"), "."]
-    subprocess.run([go, *target], cwd=EXAMPLES / "thumbnails", env=environ, check=True, timeout=SOON)
+    golang.build(EXAMPLES / "thumbnails", tmp_path / "thumbnails")
     # The second stage of the example's Dockerfile, where the image of the first cannot be had.
     _, _, second = (EXAMPLES / "thumbnails" / "Dockerfile").read_text().partition("\n\n")
     (tmp_path / "Dockerfile").write_text(second.replace("COPY --from=build /thumbnails", "COPY thumbnails"))

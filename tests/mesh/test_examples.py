@@ -6,7 +6,6 @@ import base64
 import contextlib
 import json
 import os
-import shutil
 import signal
 import struct
 import subprocess
@@ -19,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from levels import missing
+import golang
 from pictures import pixel, png
 from processes import Answer, request
 from support import eventually, free_port
@@ -115,14 +114,8 @@ def _dead(mesh: Up, message_id: str) -> dict[str, Any] | None:
 @pytest.fixture(scope="module")
 def thumbnailer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the program of the example."""
-    go = shutil.which("go")
-    if go is None:
-        missing("go is not on PATH", "install Go 1.21 or later")
     program = tmp_path_factory.mktemp("go") / "thumbnails"
-    environ = os.environ | {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=mod"}
-    subprocess.run(
-        [go, "build", "-o", program, "."], cwd=EXAMPLES / "thumbnails", env=environ, check=True, timeout=LONG * 2
-    )
+    golang.build(EXAMPLES / "thumbnails", program)
     return program
 
 
