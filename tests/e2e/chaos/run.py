@@ -78,7 +78,7 @@ class Run:
             cells.scale("pure", 3)
             self.left_over = flow.stop()
             flow.inspect([role for role in ROLES if not (role.spare and role.ephemeral)])
-            left = [*_lives(here, cells), *_lives(there, cells)]
+            left = [*lives(here, cells), *lives(there, cells)]
         with Ledger(self._directory, "cluster") as ledger:
             ledger.write(*faults, *left)
         return compare(ledgers.read(self._directory), self.name)
@@ -115,19 +115,19 @@ class Run:
                 return
 
 
-def _lives(watch: PodWatch, cells: Cells) -> Iterator[Left]:
+def lives(watch: PodWatch, cells: Cells) -> Iterator[Left]:
     """Return the end of each pod whose messages have gone with it, or rest on a volume until it is scaled up again."""
     elsewhere = watch.namespace == cells.other.name
     for role in ROLES:
         if role.elsewhere == elsewhere and (role.ephemeral or role.spare):
             seen = [one for one in list(watch.seen) if one.name == role.pod]
-            for at, words in _ends(seen):
+            for at, words in ends(seen):
                 said = read_last_words(words)
                 over = said is not None and not said.remaining and not said.unsent
                 yield Left(at=at, instance=role.instance, handed_over=over, kept=not role.ephemeral)
 
 
-def _ends(seen: Sequence[PodSeen]) -> Iterator[tuple[float, str]]:
+def ends(seen: Sequence[PodSeen]) -> Iterator[tuple[float, str]]:
     """Return when each pod of a name was gone, and its last words."""
     uid = words = ""
     for one in seen:
