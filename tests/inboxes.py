@@ -80,19 +80,19 @@ def opened(directory: Path, bounds: InboxLimits = LIMITS, **more: Any) -> Iterat
         inbox.close()
 
 
-def storing(inbox: Inbox, items: Sequence[Checked]) -> asyncio.Future[Sequence[Outcome]]:
+def storing(inbox: Inbox, items: Sequence[Checked], *, ordered: bool = False) -> asyncio.Future[Sequence[Outcome]]:
     """Queue messages; the future has their outcomes once they are on disk."""
     stored: asyncio.Future[Sequence[Outcome]] = asyncio.get_running_loop().create_future()
-    inbox.put(items, lambda outcomes: None if stored.done() else stored.set_result(outcomes))
+    inbox.put(items, lambda outcomes: None if stored.done() else stored.set_result(outcomes), ordered=ordered)
     return stored
 
 
-def put(inbox: Inbox, *items: Checked) -> list[Outcome]:
+def put(inbox: Inbox, *items: Checked, ordered: bool = False) -> list[Outcome]:
     """Store messages as one batch and wait for the outcomes."""
 
     async def store() -> list[Outcome]:
         async with asyncio.timeout(30):
-            return list(await storing(inbox, items))
+            return list(await storing(inbox, items, ordered=ordered))
 
     return asyncio.run(store())
 

@@ -12,6 +12,7 @@ from cellmesh.inbox import Inbox, Outcome, Transaction
 from cellmesh.inbox.store import Store
 from cellmesh.inbox.upkeep import Upkeep
 from cellmesh.inbox.writer import WriterStopped
+from cellmesh.protocol.fields import Priority
 from inboxes import LIMITS, everything, limits, message, opened, put, storing, verdicts
 from support import eventually
 
@@ -183,3 +184,33 @@ def test_what_upkeep_has_committed_is_not_taken_back(tmp_path: Path, monkeypatch
         inbox.writer.attend(step, lambda _: None)
         eventually(lambda: len(tries) >= 3, within=10)
         assert undone == []
+
+
+def test_behind_one_that_finds_no_room_nothing_of_its_priority_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Expect that where order was asked for: the same refusal, but for repeats; other priorities are stored."""
+    append = Store.append
+
+    def full(self: Store, items: list) -> list:
+        if any(item.message_id == "big" for item in items):
+            raise apsw.FullError("as if the disk had no room for this one")
+        return append(self, items)
+
+    with opened(tmp_path) as inbox:
+        put(inbox, message("known"))
+        monkeypatch.setattr(Store, "append", full)
+        monkeypatch.setattr(Store, "append_new", lambda self, items: None)
+        batch = [message("first"), message("big"), message("small"), message("known"), message("known", {"other": 1})]
+        outcomes = put(inbox, *batch, message("urgent", priority=Priority.HIGH), ordered=True)
+        assert verdicts(outcomes) == ["stored", "disk_full", "disk_full", "duplicate", "conflict", "stored"]
+        monkeypatch.undo()
+        assert [found.message_id for found in everything(inbox)] == ["known", "first", "urgent"]
+
+
+def test_behind_one_that_an_inbox_has_no_room_for_nothing_new_is_stored(tmp_path: Path) -> None:
+    """Expect the first ones stored up to the bound, repeats recognised behind it."""
+    with opened(tmp_path, limits(max_messages=2)) as inbox:
+        put(inbox, message("known"))
+        outcomes = put(inbox, message("a"), message("b"), message("known"), message("c"))
+        assert verdicts(outcomes) == ["stored", "inbox_full", "duplicate", "inbox_full"]

@@ -178,7 +178,9 @@ def _add_messages(app: FastAPI, cell: Cell, route: Route) -> None:
         "/message/batch",
         hot["/message/batch"],
         summary="Receive several messages",
-        description="One outcome per message, in order; a bad message does not fail the others.",
+        description="One outcome per message, in order; a bad message does not fail the others. With "
+        "`CellMesh-Ordered: true` no new one is stored behind one of its priority that finds no room (429, 507): a "
+        "sender that sends what was refused again keeps its order.",
         responses=openapi.responses({"type": "array", "items": openapi.ref(BatchItem)}, *openapi.RECEIVE),
         openapi_extra=openapi.body(
             {

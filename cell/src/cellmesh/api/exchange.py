@@ -98,7 +98,7 @@ async def answer(guard: Guard, endpoint: Endpoint, scope: Scope, receive: Receiv
         return endpoint.refuse(too_large)
     client = _Client(receive)
     try:
-        endpoint.handler(body, client)
+        endpoint.answering(scope["headers"])(body, client)
         return await client.replied
     except Exception as error:
         return failure(f"{scope['method']} {scope['path']}", error)

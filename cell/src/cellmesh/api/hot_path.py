@@ -35,7 +35,12 @@ def endpoints(cell: Cell) -> dict[str, Endpoint]:
     settings = cell.settings
     return {
         "/message": Endpoint(cell.receiver.message, settings.max_body, refuse),
-        "/message/batch": Endpoint(cell.receiver.batch, max(settings.max_batch_bytes, settings.max_body + 2), refuse),
+        "/message/batch": Endpoint(
+            cell.receiver.batch,
+            max(settings.max_batch_bytes, settings.max_body + 2),
+            refuse,
+            cell.receiver.ordered_batch,
+        ),
         "/send": Endpoint(cell.sender.send, settings.max_body, cell.sender.refuse),
         **consumer_endpoints(cell),
     }
@@ -162,7 +167,8 @@ class HotProtocol(HttpToolsProtocol):
             answer(exchange.endpoint.refuse(problem))
             return
         try:
-            exchange.endpoint.handler(parts[0] if len(parts) == 1 else b"".join(parts), answer)
+            handler = exchange.endpoint.answering(exchange.headers)
+            handler(parts[0] if len(parts) == 1 else b"".join(parts), answer)
         except Exception as error:
             answer(failure(f"POST {exchange.path.decode()}", error))
 

@@ -101,14 +101,16 @@ class Inbox:
         """Return the size of the inbox's files in bytes."""
         return self._store.file_bytes()
 
-    def put(self, items: Sequence[Checked], stored: Stored) -> None:
+    def put(self, items: Sequence[Checked], stored: Stored, *, ordered: bool = False) -> None:
         """Store messages; ``stored`` is called on the event loop when they are on disk, with one outcome each.
+
+        If they are ``ordered``, none is stored behind one of its priority that finds no room.
 
         Raises:
             WriterStopped: after ``close``.
 
         """
-        self.writer.append(items, stored)
+        self.writer.append(items, stored, ordered=ordered)
 
     async def write(self, execute: Callable[[Transaction], T]) -> T:
         """Write anything else; return the result once it is on disk. See ``Writer.submit``.

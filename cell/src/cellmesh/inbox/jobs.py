@@ -21,13 +21,17 @@ Stored = Callable[[Sequence[Outcome]], None]
 class Job:
     """Messages to store."""
 
-    __slots__ = ("items", "loop", "outcomes", "stored")
+    __slots__ = ("items", "loop", "ordered", "outcomes", "stored")
 
     #: Bytes besides those of its messages: none.
     size = 0
 
-    def __init__(self, items: Sequence[Checked], loop: asyncio.AbstractEventLoop, stored: Stored) -> None:
+    def __init__(
+        self, items: Sequence[Checked], loop: asyncio.AbstractEventLoop, stored: Stored, *, ordered: bool
+    ) -> None:
         self.items = items
+        #: Whether none may be stored behind one of its priority that finds no room.
+        self.ordered = ordered
         self.loop = loop
         self.stored = stored
         self.outcomes: Sequence[Outcome] = ()

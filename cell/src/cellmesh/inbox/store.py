@@ -200,8 +200,15 @@ class Store:
         self._stored(len(items))
         return [Outcome(Verdict.STORED, seq, now) for seq in range(first, self._next_seq)]
 
+    def repeat(self, item: Checked) -> Outcome | None:
+        """Return what is said of a message that is known already; None if it is not."""
+        for _, fingerprint, seq, received_at in self._execute(*_lookup([item.key])):
+            verdict = Verdict.DUPLICATE if fingerprint == item.fingerprint else Verdict.CONFLICT
+            return Outcome(verdict, int(str(seq)), int(str(received_at)))
+        return None
+
     def append(self, items: Sequence[Checked]) -> list[Outcome]:
-        """Store messages that are new and have room; say of each what became of it."""
+        """Store messages that are new and have room, in order up to that; say of each what became of it."""
         if not items:
             return []
         known: dict[bytes, tuple[bytes, int, int]] = {

@@ -12,7 +12,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar, cast
 
@@ -81,14 +81,14 @@ class Writer:
         """Start the thread."""
         self._thread.start()
 
-    def append(self, items: Sequence[Checked], stored: Stored) -> None:
-        """Queue messages; ``stored`` is called after the commit, on the loop that runs now.
+    def append(self, items: Sequence[Checked], stored: Stored, *, ordered: bool = False) -> None:
+        """Queue messages; ``stored`` is called after the commit, on the loop that runs now. See ``Inbox.put``.
 
         Raises:
             WriterStopped: after ``close``.
 
         """
-        self._queue.put(Job(items, self._running_loop(), stored))
+        self._queue.put(Job(items, self._running_loop(), stored, ordered=ordered))
 
     def submit(self, execute: Callable[[Transaction], T], done: Callable[[T | WorkFailed], None]) -> Work:
         """Queue anything else that is to be written; return it, so that its ``size`` may be said.
@@ -214,7 +214,11 @@ class Writer:
         outcomes = self._transaction(items, work)
         if outcomes is None:
             # One of them spoils the group: each on its own, so that only that one fails.
-            outcomes = [self._single(item) for item in items]
+            outcomes = [
+                outcome
+                for job in jobs
+                for outcome in (self._in_order(job.items) if job.ordered else map(self._single, job.items))
+            ]
             for one in work:
                 if self._transaction((), [one]) is None:
                     one.result = WorkFailed(self._failure, disk_full=self._disk_was_full)
@@ -260,6 +264,23 @@ class Writer:
         if over:
             self._waiting = [lease for lease in self._waiting if lease not in over]
             self._reply(over)
+
+    def _in_order(self, items: Sequence[Checked]) -> Iterator[Outcome]:
+        """Store messages that came together, each in a transaction of its own.
+
+        Where one finds no room, none of its priority behind it is stored, a smaller one neither: a sender that
+        sends what was refused again keeps its order. Repeats are recognised all the same.
+        """
+        refused: dict[str, Outcome] = {}
+        for item in items:
+            refusal = refused.get(item.priority)
+            if refusal is not None:
+                yield self._store.repeat(item) or refusal
+                continue
+            outcome = self._single(item)
+            if outcome.verdict in {Verdict.INBOX_FULL, Verdict.DISK_FULL}:
+                refused[item.priority] = outcome
+            yield outcome
 
     def _single(self, item: Checked) -> Outcome:
         outcomes = self._transaction([item], ())

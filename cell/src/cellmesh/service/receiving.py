@@ -124,6 +124,13 @@ class Receiver:
 
     def batch(self, body: bytes, answer: Answer) -> None:
         """Answer ``POST /message/batch``: one outcome per item, whatever the others are."""
+        self._take_batch(body, answer, ordered=False)
+
+    def ordered_batch(self, body: bytes, answer: Answer) -> None:
+        """Answer a batch that is to be stored in order: behind an item without room none of its priority is."""
+        self._take_batch(body, answer, ordered=True)
+
+    def _take_batch(self, body: bytes, answer: Answer, *, ordered: bool) -> None:
         try:
             self._check_open()
             items = decode_batch(body, new_id)
@@ -158,7 +165,7 @@ class Receiver:
             return Reply(200, encode([item or next(receipts) for item in refused]))
 
         if good:
-            self._store(good, say, answer, self._interested(messages, good))
+            self._store(good, say, answer, self._interested(messages, good), ordered=ordered)
         else:
             answer(say([]))
 
@@ -168,6 +175,8 @@ class Receiver:
         say: Callable[[Sequence[Outcome]], Reply],
         answer: Answer,
         interested: Sequence[Interested],
+        *,
+        ordered: bool = False,
     ) -> None:
         """Store messages and answer with what ``say`` makes of the outcomes; whatever happens, answer.
 
@@ -184,7 +193,7 @@ class Receiver:
             answer(reply)
 
         try:
-            self._inbox.put(items, stored)
+            self._inbox.put(items, stored, ordered=ordered)
         except BaseException:
             for _, tell in interested:
                 tell(None)

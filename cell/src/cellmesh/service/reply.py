@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Container, Coroutine
 from typing import Any, NamedTuple
 
 from cellmesh.protocol.messages import encode
@@ -24,6 +24,8 @@ class Reply(NamedTuple):
     headers: Headers = ()
 
 
+#: The header of a request whose messages are to be stored in order.
+ORDERED = (b"cellmesh-ordered", b"true")
 #: Where a reply goes; called once, on the event loop, when there is one. Returns whether the client was still there.
 Answer = Callable[[Reply], bool]
 #: What answers an endpoint: takes the body of a request and gives the reply to the second argument. No
@@ -61,11 +63,19 @@ class Awaited:
 
 
 class Endpoint(NamedTuple):
-    """An endpoint that takes messages: what answers it, its longest body in bytes, and how it says a problem."""
+    """An endpoint that takes messages: what answers it, its longest body in bytes, and how it says a problem.
+
+    ``ordered`` is what answers a request that asks for order.
+    """
 
     handler: Handler
     limit: int
     refuse: Callable[[Problem], Reply]
+    ordered: Handler | None = None
+
+    def answering(self, headers: Container[tuple[bytes, bytes]]) -> Handler:
+        """Return what answers a request with these headers."""
+        return self.handler if self.ordered is None or ORDERED not in headers else self.ordered
 
 
 def refuse(problem: Problem) -> Reply:
