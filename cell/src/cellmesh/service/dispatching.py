@@ -386,9 +386,12 @@ class Dispatcher:
         again = [parcel for key, some in refused.items() if key[0] == QUEUED for parcel in some]
         ended = [parcel.position for key, some in refused.items() if key[0] != QUEUED for parcel in some]
         line.end([*delivered, *ended])
+        noted: asyncio.Future[None] = self._loop.create_future()
 
         def finished() -> None:
             line.give_back(again, self._clock.now_ms())
+            if not noted.done():
+                noted.set_result(None)
             self._pump(route)
 
         self._outbox.finish(
@@ -398,12 +401,15 @@ class Dispatcher:
         )
         if delivered or ended:
             lane.clear()
-        if stopper is not None and (stopper.holds_up or not (delivered or ended)):
+        held_up = stopper is not None and (stopper.holds_up or not (delivered or ended))
+        if stopper is not None and held_up:
             self._failed(lane, stopper.code, stopper.error, stopper.pause)
             if elsewhere:
                 await self._doubt(route, peer)
-            return False
-        return True
+        if again:
+            # Until they are back nothing else goes: it would overtake them.
+            await noted
+        return not held_up
 
     def _apply(self, parcel: Parcel, fate: Fate) -> None:
         """Note in memory what is known of a message that was not delivered."""
