@@ -157,7 +157,7 @@ def _ended(message: Message, copy: Copy, evidence: Evidence) -> Iterator[Violati
     elif final.state == "dead" and final.reason == "rejected" and not any(copy.asked("reject")):
         yield Violation("rejected", message.number, f"{copy.place} is rejected, and no consumer tried to")
     elif final.state == "dead" and final.reason == "expired":
-        died = min(one.at for one in copy.found if one.state == "dead")
+        died = min(max(one.at, one.ended) for one in copy.found if one.state == "dead")
         if not message.expired_by(died):
             yield Violation(
                 "expired early", message.number, f"{copy.place} is dead {died - message.first:.1f} s after it"

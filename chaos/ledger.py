@@ -128,7 +128,7 @@ class Outcome(Record):
 
     Attributes:
         number: of the message.
-        at: when it said so.
+        at: when it had said so.
         entry: the instance that was asked.
         state: ``queued``, ``delivered``, ``expired``, ``unconfirmed``, ``dead`` or ``cancelled``; empty: it knows
             nothing of the message.
@@ -224,6 +224,7 @@ class Found(Record):
 
     Attributes:
         at: when the reader asked.
+        ended: when it was answered.
         namespace, cell, instance: whose inbox.
         seq: its position.
         number, seal: what its payload says.
@@ -240,6 +241,7 @@ class Found(Record):
     number: int
     seal: str
     state: str
+    ended: float = 0.0
     namespace: str = "default"
     reason: str = ""
     final: bool = False

@@ -103,7 +103,7 @@ class Reader:
         """Write down one page of an inbox; return its last position, None if there was nothing more."""
         at = time.time()
         messages = (await self.get(name, f"/messages?limit={PAGE}&after={after}"))["messages"]
-        role = self._mesh.roles[name]
+        role, ended = self._mesh.roles[name], time.time()
         found = []
         for message in messages:
             said = message["payload"]
@@ -111,6 +111,7 @@ class Reader:
                 found.append(
                     Found(
                         at=at,
+                        ended=ended,
                         namespace=role.namespace,
                         cell=role.cell,
                         instance=name,

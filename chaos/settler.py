@@ -64,7 +64,6 @@ class Settler:
 
     async def _look(self, number: int, whose: tuple[str, str], *, last: bool) -> None:
         entry, message_id = whose
-        at = time.time()
         said: dict[str, Any] = {}
         try:
             said = await self._reader.get(entry, f"/sent/{message_id}")
@@ -82,7 +81,7 @@ class Settler:
         self._ledger.write(
             Outcome(
                 number=number,
-                at=at,
+                at=time.time(),
                 entry=entry,
                 state=state,
                 code=said.get("code") or "",
