@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cellmesh.inbox import ready as module
-from cellmesh.inbox.ready import Position, Ready, fill
+from cellmesh.inbox.ready import Position, Ready
 
 TYPES = ["a", "b", "c", "d"]
+
+
+def fill(ready: Ready, positions: Iterable[Position]) -> None:
+    """Have messages arrive."""
+    for position in positions:
+        ready.add(*position)
 
 
 class Model:
@@ -69,9 +77,18 @@ def test_consecutive_positions_take_one_entry() -> None:
     ready = Ready()
     fill(ready, (Position(seq, 1, "general") for seq in range(1, 100_001)))
     (queue,) = ready._queues[1].values()
-    assert list(queue.runs) == [[1, 100_000]]
+    assert len(queue.runs) == 1
     assert [one.seq for one in ready.take(3)] == [1, 2, 3]
-    assert list(queue.runs) == [[4, 100_000]]
+    assert len(queue.runs) == 1
+    assert [one.seq for one in ready.take(100_000)] == list(range(4, 100_001))
+
+
+def test_a_run_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expect more consecutive positions than fit into one run to come out in order all the same."""
+    monkeypatch.setattr(module, "_RUN", 8)
+    ready = Ready()
+    fill(ready, (Position(seq, 1, "general") for seq in range(5, 105)))
+    assert [one.seq for one in ready.take(1000)] == list(range(5, 105))
 
 
 def test_a_search_for_a_rare_type_in_the_shared_queue_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,13 @@ import heapq
 import secrets
 from collections.abc import Sequence
 from functools import partial
+from sys import intern
 from typing import Any
 
 from cellmesh.inbox import rows
 from cellmesh.inbox.clock import iso
 from cellmesh.inbox.leases import Holder, Leased, LeaseRequest, Settled, Settlement
-from cellmesh.inbox.ready import Position, Ready, fill
+from cellmesh.inbox.ready import Position, Ready
 from cellmesh.inbox.settling import Changes, Row, judge, put_back
 from cellmesh.inbox.statements import LOG, entry, filled, marks
 from cellmesh.inbox.store import CONSUMED, DEAD, LEASED, PENDING, PRIORITIES, Outcome, Store, Verdict
@@ -74,7 +75,7 @@ class Leasing:
             if special is None or not (special.delay or special.moving_to or special.consumed):
                 add(outcome.seq, PRIORITIES[item.priority], item.message_type)
             elif not special.moving_to and not special.consumed:
-                position = Position(outcome.seq, PRIORITIES[item.priority], item.message_type)
+                position = Position(outcome.seq, PRIORITIES[item.priority], intern(item.message_type))
                 self._delay(outcome.received_at + special.age_ms + int(special.delay * 1000), position)
 
     def take(self, tx: Transaction, request: LeaseRequest) -> list[Leased]:
@@ -210,23 +211,18 @@ class Leasing:
         self.ready = Ready()
         self._delayed, self._running, self._deadlines = [], [], {}
         now = self._store.clock.now_ms()
-        ready: list[Position] = []
+        add = self.ready.add
         for seq, priority, message_type, state, available_at, lease_until in self._store.connection.execute(
             "SELECT seq, priority, message_type, state, available_at, lease_until FROM messages"
             f" WHERE state < {CONSUMED} AND moving_to IS NULL ORDER BY seq"
         ):
-            position = Position(seq, priority, message_type)
             if state == LEASED:
                 self._running.append((lease_until, seq))
                 self._deadlines[seq] = lease_until
             elif available_at is not None and available_at > now:
-                self._delayed.append((available_at, position))
+                self._delayed.append((available_at, Position(seq, priority, intern(message_type))))
             else:
-                ready.append(position)
-                if len(ready) >= 10_000:
-                    fill(self.ready, ready)
-                    ready.clear()
-        fill(self.ready, ready)
+                add(seq, priority, message_type)
         heapq.heapify(self._delayed)
         heapq.heapify(self._running)
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from sys import intern
 from typing import NamedTuple
 
 #: Types of message with a queue of their own; those beyond share one, in which a type is searched for.
 MAX_TYPES = 256
 #: Entries of the shared queue that one search passes over at most.
 MAX_SEARCH = 10_000
+#: Positions in one run at most.
+_RUN = 1 << 20
 
 
 class Position(NamedTuple):
@@ -27,22 +30,28 @@ class Position(NamedTuple):
 
 
 class _Queue:
-    """Positions in ascending order: runs of arrivals, and a heap of those that came back."""
+    """Positions in ascending order: runs of arrivals, and a heap of those that came back.
+
+    A run of consecutive positions is one number, its first position times ``_RUN`` plus how many follow: where
+    kinds of messages alternate there are as many runs as messages, and a number takes little memory.
+    """
 
     __slots__ = ("returned", "runs", "size")
 
     def __init__(self) -> None:
-        self.runs: deque[list[int]] = deque()
+        self.runs: deque[int] = deque()
         self.returned: list[int] = []
         self.size = 0
 
     def add(self, seq: int) -> None:
         self.size += 1
         runs = self.runs
-        if runs and runs[-1][1] == seq - 1:
-            runs[-1][1] = seq
-        else:
-            runs.append([seq, seq])
+        if runs:
+            first, more = divmod(runs[-1], _RUN)
+            if first + more == seq - 1 and more < _RUN - 1:
+                runs[-1] += 1
+                return
+        runs.append(seq * _RUN)
 
     def give_back(self, seq: int) -> None:
         self.size += 1
@@ -50,20 +59,19 @@ class _Queue:
 
     def first(self) -> int:
         if not self.returned:
-            return self.runs[0][0]
-        return min(self.returned[0], self.runs[0][0]) if self.runs else self.returned[0]
+            return self.runs[0] // _RUN
+        return min(self.returned[0], self.runs[0] // _RUN) if self.runs else self.returned[0]
 
     def pop(self) -> int:
         self.size -= 1
         runs, returned = self.runs, self.returned
-        if returned and (not runs or returned[0] < runs[0][0]):
+        if returned and (not runs or returned[0] < runs[0] // _RUN):
             return heapq.heappop(returned)
-        run = runs[0]
-        seq = run[0]
-        if seq == run[1]:
-            runs.popleft()
+        seq, more = divmod(runs[0], _RUN)
+        if more:
+            runs[0] += _RUN - 1
         else:
-            run[0] = seq + 1
+            runs.popleft()
         return seq
 
 
@@ -79,7 +87,10 @@ class Ready:
 
     def add(self, seq: int, priority: int, message_type: str) -> None:
         """Take in a message that has just arrived: its position is the highest so far."""
-        self._queue(seq, priority, message_type).add(seq)
+        queue = self._queues[priority].get(message_type)
+        if queue is None:
+            queue = self._queue(seq, priority, message_type)
+        queue.add(seq)
         self.size += 1
 
     def give_back(self, position: Position) -> None:
@@ -150,11 +161,5 @@ class Ready:
                 queue = queues[message_type] = _Queue()
             else:
                 queue = queues.setdefault(None, _Queue())
-                self._shared[seq] = message_type
+                self._shared[seq] = intern(message_type)
         return queue
-
-
-def fill(ready: Ready, positions: Iterable[Position]) -> None:
-    """Take in positions that were found in a file; they come in ascending order."""
-    for seq, priority, message_type in positions:
-        ready.add(seq, priority, message_type)
