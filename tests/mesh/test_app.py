@@ -48,6 +48,11 @@ def kill(message: Message):
     os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(60)
 
+@cell.on("nap")
+async def nap(message: Message):
+    mark(message, "nap begun")
+    await asyncio.sleep(1)
+
 @cell.on("order")
 async def order(message: Message):
     raise Reject("no such thing")
@@ -194,6 +199,23 @@ def test_a_message_that_kills_the_process_is_dead_after_its_deliveries(running: 
         cell.start(wait=deaths == 3)
     assert has(cell, "k", state="dead", reason="max_deliveries", delivery_count=3)
     assert running["alpha"].send("killed", message_type="query", payload={"text": "x"}, await_reply=20).status == 200
+
+
+def test_a_message_that_kills_the_process_takes_no_other_with_it(running: Mesh, directory: Path) -> None:
+    """Expect those that were in hand beside it, each time, to be handled in the end, and only it to be dead."""
+    cell = running.add("beside", **settings(directory, max_deliveries="4"))
+    naps = [f"nap-{number}" for number in range(4)]
+    log = directory / "beside.txt"
+    send = running["alpha"].send
+    for name in naps:
+        assert send("beside", message_type="nap", payload={"log": str(log)}, message_id=name, ttl=0).status == 200
+    assert send("beside", message_type="kill", payload={"log": str(log)}, message_id="k", ttl=0).status == 200
+    for deaths in range(1, 5):
+        assert cell.wait() == -signal.SIGKILL
+        cell.start(wait=deaths == 4)
+    assert has(cell, "k", state="dead", reason="max_deliveries", delivery_count=4)
+    for name in naps:
+        eventually(lambda name=name: has(cell, name, state="consumed"), within=20)
 
 
 @pytest.mark.parametrize(

@@ -285,6 +285,34 @@ def test_while_the_handler_is_away_one_message_after_the_other_tries(tmp_path: P
     asyncio.run(play())
 
 
+def test_what_is_waited_for_when_the_handler_goes_away_waits_as_well(tmp_path: Path) -> None:
+    """Expect a request for messages that is under way when a pause begins to give the handler none in the pause."""
+    busy = asyncio.Event()
+    together: list[int] = []
+
+    async def handle(_: StoredMessage) -> Outcome:
+        await busy.wait()
+        await asyncio.sleep(0.02)
+        together.append(one_handler[0].now)
+        return Later(0.3, "answered 429", all=True) if len(together) < 3 else Done()
+
+    one_handler: list[Scripted] = []
+
+    async def play() -> None:
+        async with running(tmp_path, handle, concurrency=8) as one:
+            one_handler.append(one.handler)
+            await one.put("first")
+            await eventually_async(lambda: one.handler.now == 1, within=10)
+            await eventually_async(lambda: one.inbox.writer.consumers_waiting == 1, within=10)
+            busy.set()
+            await one.becomes("first", "pending")
+            await one.put(*(f"m{number}" for number in range(5)))
+            await eventually_async(lambda: one.inbox.gauges.consumed == 6, within=20)
+            assert together[:3] == [1, 1, 1]
+
+    asyncio.run(play())
+
+
 def test_stopping_takes_no_more_and_lets_handlers_finish(tmp_path: Path) -> None:
     """Expect the one under way consumed, those that came later pending and never handed out."""
     go_on = asyncio.Event()

@@ -79,6 +79,11 @@ class Inbox:
         return self._store.gauges
 
     @property
+    def suspicious(self) -> bool:
+        """Whether one of the messages may kill the process that handles it; see ``Leasing.suspicious``."""
+        return self.writer.leasing.suspicious
+
+    @property
     def limits(self) -> InboxLimits:
         """The bounds it was opened with."""
         return self._store.limits

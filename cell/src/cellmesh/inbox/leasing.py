@@ -32,6 +32,10 @@ MAX_LEASE_BYTES = 16 * 1024 * 1024
 ROWS = 256
 #: Positions that are looked at in one statement at most, where many have ended.
 LOOK = 1024
+#: In how many processes that were killed a message must have been in hand to be suspect; fewer if it would be dead.
+SUSPECT_AFTER = 2
+#: How long after the start messages are suspect at most.
+SUSPICION_MS = 60_000
 #: What may stand in memory although it is over, besides as much again as there is.
 SLACK = 4096
 
@@ -57,6 +61,9 @@ class Leasing:
         self.ready = Ready()
         #: Messages held back, by when they may be handed out (ms).
         self._delayed: list[tuple[int, Position]] = []
+        #: Messages that may have killed the process that handled them; forgotten as they are handed out.
+        self._suspects: set[int] = set()
+        self._suspected_until = store.clock.now_ms() + SUSPICION_MS
         #: When the lease of each leased message ends (ms), by its position.
         self._deadlines: dict[int, int] = {}
         #: The same by time, with some that are over or were extended.
@@ -176,6 +183,11 @@ class Leasing:
             heapq.heappop(running)  # it was settled or extended
         return None
 
+    @property
+    def suspicious(self) -> bool:
+        """Whether handlers should be given one message at a time, so that one that kills the process dies alone."""
+        return bool(self._suspects) and self._store.clock.now_ms() < self._suspected_until
+
     def made_pending(self, position: Position, available_at: int = 0) -> None:
         """Take in a message that became pending again in a transaction that is committed."""
         if available_at > self._store.clock.now_ms():
@@ -194,6 +206,12 @@ class Leasing:
             (now, self._store.limits.max_deliveries),
         )
         self._moved(LEASED, DEAD, self._store.connection.changes())
+        often = min(SUSPECT_AFTER, self._store.limits.max_deliveries - 1)
+        suspects = execute(
+            f"SELECT seq FROM messages WHERE state = {LEASED} AND holder = {Holder.HANDLER.value} AND deliveries >= ?",
+            (often,),
+        )
+        self._suspects = {int(str(row[0])) for row in suspects}
         execute(
             f"UPDATE messages SET state = {PENDING}, lease = NULL, {LOG}"
             f" WHERE state = {LEASED} AND holder = {Holder.HANDLER.value}",
@@ -267,6 +285,8 @@ class Leasing:
         self._moved(PENDING, LEASED, len(seqs))
 
         tx.on_commit(partial(self._run, [(until, seq) for seq in seqs]))
+        if self._suspects:
+            tx.on_commit(partial(self._suspects.difference_update, seqs))
         leased = []
         for row in chosen:
             fields = rows.fields(row) | {

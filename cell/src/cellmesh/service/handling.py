@@ -100,6 +100,8 @@ class Handling:
         self._paused_until = 0.0
         #: After a pause one message goes first: it shows whether the handler is back.
         self._probing = False
+        #: One at a time: what is handed out now may kill this process, as it may have killed one before.
+        self._alone = False
         self._stopping = False
         self._due: list[tuple[Settlement, asyncio.Future[Settled]]] = []
         self._settling = False
@@ -126,9 +128,7 @@ class Handling:
     def stop(self) -> None:
         """Take no more messages; what is being handled goes on."""
         self._stopping = True
-        if self._asked is not None:
-            self._asked.cancelled = True
-            self._inbox.poke()
+        self._ask_no_more()
         self._changed.set()
 
     async def abandon(self) -> None:
@@ -173,7 +173,9 @@ class Handling:
             pause = self._paused_until - self._loop.time()
             # What is being settled has no place any more, so that its ack and the next lease are one commit.
             taken = sum(run.lingering or not run.settling for run in self._runs.values())
-            free = (1 if self._probing else self._handler.concurrency) - taken
+            if not taken:
+                self._alone = self._inbox.suspicious
+            free = (1 if self._probing or self._alone else self._handler.concurrency) - taken
             if pause > 0 or free <= 0:
                 self._changed.clear()
                 with contextlib.suppress(TimeoutError):
@@ -226,6 +228,13 @@ class Handling:
 
     def _pause(self, seconds: float) -> None:
         self._paused_until = max(self._paused_until, self._loop.time() + seconds)
+        self._ask_no_more()
+
+    def _ask_no_more(self) -> None:
+        """End the request for messages that is under way."""
+        if self._asked is not None:
+            self._asked.cancelled = True
+            self._inbox.poke()
 
     # Handling one
 
