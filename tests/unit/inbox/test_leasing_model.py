@@ -130,11 +130,13 @@ class World:
         self.clock.advance(self.rng.choice([0.125, 1, 3, 8]))
 
     def restart(self) -> None:
-        """Note that leases run their full length anew."""
+        """Note that leases run their full length anew; of one that was over it depends on who saw that first."""
         for seq, (one, until) in list(self.held.items()):
             if until > self.clock.monotonic:
                 length = self.length(seq)
                 self.held[seq] = (one, self.clock.monotonic + length)
+            else:
+                del self.held[seq]
 
     def length(self, seq: int) -> float:
         """Return the length of a lease as it is on disk, seconds."""

@@ -27,6 +27,7 @@ from cellmesh.protocol.peers import Peer
 from cellmesh.protocol.queueing import SentMessage
 from cellmesh.service.fates import PATIENT_FAILURES, Fate, backoff, ends_shipment, judge, lost, unsent
 from cellmesh.service.lines import Line
+from cellmesh.service.routes import Lane, Route
 from cellmesh.transport.http1 import NotSent
 from cellmesh.transport.shipping import Shipment, Shipper
 
@@ -39,47 +40,6 @@ LOOK = 1.0
 ROUTE_IDLE = 60.0
 #: A connection that has not been used for this time is given up, seconds.
 SHIPPER_IDLE = 60.0
-
-
-class Lane:
-    """One instance at one priority."""
-
-    __slots__ = ("code", "error", "failures", "paused_until", "task", "timer")
-
-    def __init__(self) -> None:
-        self.task: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        #: Failures in a row, and what the last one was.
-        self.failures = 0
-        self.code = self.error = ""
-        #: Of the loop's time.
-        self.paused_until = 0.0
-
-    def clear(self) -> None:
-        """Forget what went wrong."""
-        self.failures = 0
-        self.code = self.error = ""
-        self.paused_until = 0.0
-
-
-class Route:
-    """A cell that messages are queued to."""
-
-    def __init__(self, cell: str) -> None:
-        self.cell = cell
-        self.entry: Entry | None = None
-        self.members: dict[str, Peer] = {}
-        self.lines: dict[int, Line] = {}
-        self.lanes: dict[tuple[str, int], Lane] = {}
-        self.loading: set[int] = set()
-        self.follower: asyncio.Task[None] | None = None
-        self.turn = 0
-        self.used_at = 0.0
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is in memory and nothing under way."""
-        return not self.loading and all(line.idle for line in self.lines.values())
 
 
 class Dispatcher:
