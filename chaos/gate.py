@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 Address = tuple[str, int]
+Owner = Callable[[Address, Address], str]
 _RESET = struct.pack("ii", 1, 0)
 _CHUNK = 256 * 1024
 
@@ -47,11 +48,11 @@ class Gate:
     Args:
         address: where it listens.
         target: where the server does.
-        owner: tells the name of the process at the other end of a connection, from that end's address.
+        owner: tells the name of the process at the other end of a connection, from that end's address and ours.
 
     """
 
-    def __init__(self, address: Address, target: Address, owner: Callable[[Address], str]) -> None:
+    def __init__(self, address: Address, target: Address, owner: Owner) -> None:
         self.address = address
         self.target = target
         self._owner = owner
@@ -138,7 +139,7 @@ class Gate:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for the type checker
         self._tasks.add(task)
-        crossing = _Crossing(self._owner(writer.get_extra_info("peername")), writer)
+        crossing = _Crossing(self._owner(writer.get_extra_info("peername"), writer.get_extra_info("sockname")), writer)
         self._crossings.add(crossing)
         try:
             await self._cross(crossing, reader)
@@ -194,35 +195,32 @@ class Gate:
             await event.wait()
 
 
-def owner_among(processes: Callable[[], Mapping[int, str]]) -> Callable[[Address], str]:
-    """Return what tells the name of the process that has a socket with a given local address.
+def owner_among(processes: Callable[[], Mapping[int, str]]) -> Owner:
+    """Return what tells the name of the process at the other end of a connection, from the addresses of both ends.
+
+    Of both: connections of several processes to different servers may share an address at their end.
 
     Args:
         processes: tells the names of the processes it may be, by their ids.
 
     """
 
-    def owner(address: Address) -> str:
+    def owner(there: Address, here: Address) -> str:
         try:
-            inode = _inode(address)
+            inode = _inode(there, here)
         except OSError:
             return ""
-        if inode:
-            for pid, name in processes().items():
-                if inode in _sockets(pid):
-                    return name
-        return ""
+        return next((name for pid, name in processes().items() if inode in _sockets(pid)), "") if inode else ""
 
     return owner
 
 
-def _inode(address: Address) -> str:
-    """Return the inode of the TCP socket with this local address, as ``/proc/net/tcp`` has it."""
-    host, port = address
-    wanted = f"{int.from_bytes(socket.inet_aton(host), 'little'):08X}:{port:04X}"
+def _inode(local: Address, remote: Address) -> str:
+    """Return the inode of the TCP socket between these addresses, as ``/proc/net/tcp`` has it."""
+    wanted = [f"{int.from_bytes(socket.inet_aton(host), 'little'):08X}:{port:04X}" for host, port in (local, remote)]
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
-        if fields[1] == wanted and fields[9] != "0":
+        if fields[1:3] == wanted and fields[9] != "0":
             return fields[9]
     return ""
 

@@ -41,7 +41,7 @@ class Setting:
 
     def __init__(self, target: tuple[str, int]) -> None:
         names = {address: name for name, address in self.ADDRESSES.items()}
-        self.gate = Gate(("127.0.0.1", free_port()), target, lambda address: names.get(address[0], ""))
+        self.gate = Gate(("127.0.0.1", free_port()), target, lambda there, _: names.get(there[0], ""))
         self._clients: list[Client] = []
 
     async def connect(self, name: str) -> Client:
@@ -226,10 +226,12 @@ def test_it_knows_whose_a_connection_is() -> None:
     async def check() -> None:
         async with echo() as target:
             _, writer = await asyncio.open_connection(*target)
-            owner = owner_among(lambda: {os.getppid(): "parent", os.getpid(): "we"})
-            assert owner(writer.get_extra_info("sockname")) == "we"
-            assert owner(("127.0.0.1", 1)) == ""
-            assert owner_among(lambda: {os.getppid(): "parent"})(writer.get_extra_info("sockname")) == ""
-            writer.close()
+            with contextlib.closing(writer):
+                owner = owner_among(lambda: {os.getppid(): "parent", os.getpid(): "we"})
+                ours = writer.get_extra_info("sockname")
+                assert owner(ours, target) == "we"
+                assert owner(("127.0.0.1", 1), target) == ""
+                assert owner(ours, ("127.0.0.1", 1)) == ""  # the same address, and a connection to somebody else
+                assert owner_among(lambda: {os.getppid(): "parent"})(ours, target) == ""
 
     asyncio.run(check())
