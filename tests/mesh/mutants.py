@@ -28,8 +28,8 @@ def acknowledge_before_commit() -> None:
     """Answer as soon as a message is queued."""
     original = Writer.append
 
-    def append(self: Writer, items: Sequence[Checked], stored: Stored) -> None:
-        original(self, items, lambda _: None)
+    def append(self: Writer, items: Sequence[Checked], stored: Stored, **more: Any) -> None:
+        original(self, items, lambda _: None, **more)
         stored([Outcome(Verdict.STORED, 1, 1) for _ in items])
 
     Writer.append = append  # type: ignore[method-assign]
@@ -39,10 +39,10 @@ def store_without_deduplication() -> None:
     """Forget who sent what: every message is new."""
     original = Store.append
 
-    def append(self: Store, items: Sequence[Checked]) -> list[Outcome]:
+    def append(self: Store, items: Sequence[Checked], *more: Any, **named: Any) -> list[Outcome]:
         for item in items:
             item.key = os.urandom(24)
-        return original(self, items)
+        return original(self, items, *more, **named)
 
     Store.append = append  # type: ignore[method-assign]
 
