@@ -27,6 +27,20 @@ def cell(name: str, **spec: Any) -> dict[str, Any]:
     }
 
 
+def spread(name: str) -> dict[str, Any]:
+    """Return what keeps instances with volumes, which are a node's own, from being all on one node, to be drained.
+
+    A cell by itself only wishes for that.
+    """
+    return {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "DoNotSchedule",
+        "nodeTaintsPolicy": "Honor",
+        "labelSelector": {"matchLabels": {"cellmesh.dev/cell": name}},
+    }
+
+
 class Space:
     """A namespace, and one mesh with it."""
 

@@ -8,7 +8,7 @@ import pytest
 
 from e2e.clusters import SOON, Cluster
 from e2e.ledgers import Ledger
-from e2e.spaces import VOLUME, Space, cell
+from e2e.spaces import VOLUME, Space, cell, spread
 from support import eventually
 
 
@@ -26,7 +26,8 @@ def _ids(space: Space, instance: str) -> list[str]:
 @pytest.mark.usefixtures("needs_workers")
 def test_a_drained_node_gives_its_inboxes_back(space: Space, cluster: Cluster, ledger: Callable[..., Ledger]) -> None:
     """Volumes are the node's own here: an instance returns with its inbox when the node does; others go on."""
-    space.start(cell("alpha"), cell("pure", replicas=2, storage=VOLUME), cell("single", storage=VOLUME))
+    apart = {"topologySpreadConstraints": [spread("pure")]}
+    space.start(cell("alpha"), cell("pure", replicas=2, storage=VOLUME, template=apart), cell("single", storage=VOLUME))
     _put(space, "single-0", "a", "b", "c")
     node = space.pod("single-0")["spec"]["nodeName"]
     if space.pod("alpha-0")["spec"]["nodeName"] == node:

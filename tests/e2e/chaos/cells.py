@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from e2e.clusters import SOON
-from e2e.spaces import VOLUME, Space, cell
+from e2e.spaces import VOLUME, Space, cell, spread
 from support import eventually
 
 #: How many instances a Cell has that is scaled up.
@@ -91,7 +91,7 @@ class Cells:
         for name in sorted({role.cell for role in ROLES if not role.elsewhere}):
             usual = self.usual(name)
             ephemeral = any(role.ephemeral for role in ROLES if role.cell == name and not role.elsewhere)
-            more = {} if ephemeral else {"storage": VOLUME, "template": {"topologySpreadConstraints": [_spread(name)]}}
+            more = {} if ephemeral else {"storage": VOLUME, "template": {"topologySpreadConstraints": [spread(name)]}}
             yield cell(name, replicas=usual, **more)
 
     def usual(self, name: str) -> int:
@@ -127,14 +127,3 @@ class Cells:
         place = self.other if role.elsewhere else self.space
         place.kubectl("delete", "pod", role.pod, "--wait=false", *how)
         place.wait_pod(role.pod, other_than=before)
-
-
-def _spread(name: str) -> dict[str, Any]:
-    """Return what keeps instances with volumes, which are a node's own, from being all on one node, to be drained."""
-    return {
-        "maxSkew": 1,
-        "topologyKey": "kubernetes.io/hostname",
-        "whenUnsatisfiable": "DoNotSchedule",
-        "nodeTaintsPolicy": "Honor",
-        "labelSelector": {"matchLabels": {"cellmesh.dev/cell": name}},
-    }
