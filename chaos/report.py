@@ -18,7 +18,7 @@ INTRODUCTION = """\
 # Reliability
 
 What CellMesh promises stands in the README under "What is promised". This page is the proof of it: the report of the
-last long run of each kind. The sections below are written by the runs themselves; the rest is not.
+last run of each kind that was kept. The sections below are written by the runs themselves; the rest is not.
 
 In a run, senders write every attempt and every answer to a ledger outside the system, consumers write every message
 they were handed before they touch it and every ack, and a reader writes what it finds in the inboxes. A message is
@@ -38,7 +38,7 @@ between a command and its end, and recovery from what Kubernetes undoes by itsel
 
 Each rule is itself tested: by hand-made ledgers (`tests/unit/chaos`), and by builds of the cell that break one promise
 each, which the same run has to catch (`tests/mesh/test_chaos_mutants.py`). The loss of power is tested apart
-(`tests/mesh`), since a killed process does not show whether anything reached the disk.
+(`tests/unit/inbox`, `tests/unit/outbox`), since a killed process does not show whether anything reached the disk.
 """
 
 
