@@ -338,3 +338,38 @@ def test_two_that_end_at_the_same_time_do_not_pass_messages_to_and_fro(twins: Me
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(lambda name: twins[name].stop(), ["alpha-0", "alpha-1"])) == [0, 0]
     assert Counter(ids(third)) == Counter(given)
+
+
+def test_what_a_handler_does_not_finish_is_handed_over_as_not_delivered(tmp_path: Path) -> None:
+    """Expect messages that are being handled at the end with the sibling, and no delivery counted."""
+    settings = {"replicas": "2", "durability": "ephemeral"} | QUICK | {"drain_timeout": "4"}
+    with peer(None) as hung, mesh(tmp_path, "alpha", settle=0, **settings) as twins:
+        handler = {"handler_url": f"http://127.0.0.1:{hung.port}", "handler_concurrency": "2"}
+        ending = twins.add("alpha", instance="alpha-1", **settings, **handler)
+        given = fill(ending, "m", 5)
+        eventually(lambda: len(hung.messages) == 2, within=20, message="two messages to be handled")
+        assert ending.stop() == 0
+        there = everything(twins["alpha-0"])
+    assert sorted(message["message_id"] for message in there) == given
+    assert {message.get("delivery_count", 0) for message in there} == {0}
+
+
+def test_what_is_queued_is_sent_before_the_end(tmp_path: Path) -> None:
+    """Expect queued messages delivered while the rest is handed over, and what cannot be to be said."""
+    settings = {"replicas": "2", "durability": "ephemeral"} | QUICK | {"drain_timeout": "6"}
+    with mesh(tmp_path, "alpha", "pure", settle=0, **settings) as running:
+        pure, ending = running["pure"], running.add("alpha", instance="alpha-1", **settings)
+        port = pure.port
+        pure.kill()
+        for number in range(20):
+            sent = ending.send("pure", message_id=f"q{number}", mode="queued", ttl=0)
+            assert sent.status == 202
+        assert ending.send("nobody", mode="queued", ttl=0).status == 202
+        given = fill(ending, "m", 10)
+        ending.signal(signal.SIGTERM)
+        eventually(lambda: ids(running["alpha-0"]) == given, within=10, message="the hand-over")
+        assert pure.port == port
+        pure.start()
+        eventually(lambda: len(ids(pure)) == 20, within=10, message="the queued messages")
+        assert ending.wait() == 0
+        assert "0 leased by clients and 1 to be sent: lost with its storage" in ending.log.read_text()

@@ -31,6 +31,8 @@ from cellmesh.protocol.receipts import Transition
 #: Rows that are looked at for one lot of messages at most, and one lot of records.
 MAX_LOT = 256
 MAX_RECORDS = 1000
+#: Siblings that are looked at at the same time at most: anybody may send messages for instances of any name.
+MAX_NAMES = 1000
 #: Bytes that a record takes in the files, about.
 RECORD_BYTES = 200
 #: A position after all others.
@@ -86,10 +88,11 @@ class Siblings:
         self._cursors: dict[int, int] = {}
 
     def waited_for(self, tx: Transaction) -> dict[str, int]:
-        """Return the siblings that messages here are for, with their number."""
+        """Return siblings that messages here are for, with their number; not all of them where they are very many."""
         found = tx.execute(
             f"SELECT moving_to, count(*) FROM messages WHERE moving_to IS NOT NULL AND state = {PENDING}"
-            " GROUP BY moving_to"
+            " GROUP BY moving_to LIMIT ?",
+            (MAX_NAMES,),
         )
         return {str(name): int(str(count)) for name, count in found}
 

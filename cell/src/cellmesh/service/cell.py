@@ -270,6 +270,7 @@ class Cell:
         while True:
             await asyncio.sleep(SWEEP_INTERVAL)
             self.courier.sweep()
+            self.mover.sweep()
             self.dispatcher.sweep()
 
     def _peer(self, port: int) -> PeerRegistration:

@@ -8,9 +8,8 @@ long as it exists, also after a restart.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import Enum
 from typing import NamedTuple, TypeVar
 
@@ -18,7 +17,7 @@ import msgspec
 
 from cellmesh.discovery.directory import Directory, Entry
 from cellmesh.inbox import Inbox, Transaction, WorkFailed
-from cellmesh.inbox.moving import NEWEST, Lot
+from cellmesh.inbox.moving import MAX_NAMES, NEWEST, Lot
 from cellmesh.inbox.writer import WriterStopped
 from cellmesh.protocol.handover import HandedMessage, HandedRecord, Handover, HandoverAnswer, decode_answer
 from cellmesh.protocol.messages import Identity, encode
@@ -69,16 +68,11 @@ class Lane:
     def __init__(self, name: str) -> None:
         self.name = name
         self.task: asyncio.Task[None] | None = None
-        #: Whether messages for it have come since it was looked for some.
-        self.wanted = True
-        #: Whether its task waits, with nothing under way.
-        self.waiting = False
         #: Positions of messages that it has refused for good.
         self.stuck: set[int] = set()
         #: Bytes of payloads in one request.
         self.most = LOT_BYTES
-        #: Since when it does not exist any more, and until when it is not asked; of the loop's time.
-        self.gone_since: float | None = None
+        #: Until when it is not asked; of the loop's time.
         self.paused_until = 0.0
         #: Before which position the records go on that it has not got; None: it has got all.
         self.records: int | None = NEWEST
@@ -113,19 +107,26 @@ class Mover:
         self._loop = asyncio.get_running_loop()
         self._lanes: dict[str, Lane] = {}
         self._pools: dict[tuple[str, int], Pool] = {}
-        self._starting: asyncio.Task[None] | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._entry: Entry | None = None
+        #: Whether messages have come for a sibling since it was looked whom there are some for.
+        self._news = False
+        #: Since when those do not exist any more that there are messages for; of the loop's time.
+        self._gone: dict[str, float] = {}
         self._ending = False
 
     def start(self) -> None:
         """Begin to pass on what is kept here for siblings, and go on with what was being sent."""
-        self._starting = self._loop.create_task(self._start())
+        self._news = True
+        if self._keeper is None or self._keeper.done():
+            self._keeper = self._loop.create_task(self._keep())
+        else:
+            self._wake()
 
-    def expect(self, sibling: str) -> None:
+    def expect(self, _sibling: str) -> None:
         """Pass messages on to a sibling as soon as it is ready: there are some for it."""
-        lane = self.lane(sibling)
-        lane.wanted = True
-        if (lane.task is None or lane.task.done()) and not self._ending:
-            lane.task = self._loop.create_task(self._keep(lane))
+        if not self._ending:
+            self.start()
 
     def lane(self, sibling: str) -> Lane:
         """Return the lane to a sibling."""
@@ -137,18 +138,16 @@ class Mover:
     async def end(self) -> None:
         """Begin nothing more by itself; return once what is under way is known."""
         self._ending = True
-        for lane in self._lanes.values():
-            if lane.waiting and lane.task is not None:
-                lane.task.cancel()
-        await asyncio.gather(*[lane.task for lane in self._lanes.values() if lane.task], return_exceptions=True)
+        if self._keeper is not None:
+            self._keeper.cancel()
+        await asyncio.gather(*self._tasks(), return_exceptions=True)
 
     async def close(self) -> None:
         """Stop; what is under way goes on after the next start."""
         self._ending = True
-        tasks = [task for task in (self._starting, *[lane.task for lane in self._lanes.values()]) if task is not None]
-        for task in tasks:
+        for task in self._tasks():
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks(), return_exceptions=True)
         for pool in self._pools.values():
             pool.close()
 
@@ -228,58 +227,87 @@ class Mover:
         lane.succeeded()
         lane.records = found.before
 
-    async def _start(self) -> None:
-        with contextlib.suppress(WorkFailed, WriterStopped):
-            for sibling in await self._write(self._inbox.siblings.waited_for):
-                self.expect(sibling)
+    def sweep(self) -> None:
+        """Close the connections that nobody uses."""
+        if not any(lane.task is not None and not lane.task.done() for lane in self._lanes.values()):
+            for pool in self._pools.values():
+                pool.close()
+            self._pools.clear()
 
-    async def _keep(self, lane: Lane) -> None:
-        """Pass on what is kept for a sibling, until there is nothing left or this instance ends."""
+    def _wake(self) -> None:
+        if self._entry is not None:
+            self._entry.notify()
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        tasks = (self._keeper, *[lane.task for lane in self._lanes.values()])
+        return [task for task in tasks if task is not None]
+
+    async def _keep(self) -> None:
+        """Start the lanes of siblings that there is something for, until there is nothing for any."""
         while not self._ending:
-            entry = self._directory.entry(self._here.cell_id)
-            peer = next((peer for peer in self.ready(entry) if peer.key == lane.name), None)
-            pause = lane.paused_until - self._loop.time()
+            self._news = False
+            entry = self._entry = self._directory.entry(self._here.cell_id)
+            pause = LOOK
             try:
-                if peer is not None and pause <= 0:
-                    lane.wanted = False
-                    if await self.pass_on(entry, peer, lane):
-                        continue
-                else:
-                    lane.waiting = True
-                    await entry.changed(min(LOOK, pause) if pause > 0 else LOOK)
-                    lane.waiting = False
-                    entry.clear_doubts()
-                    if await self._waits(entry, lane):
-                        continue
-            except WorkFailed:
-                lane.failed(self._loop.time())
-                continue
+                names = await self._write(self._inbox.siblings.waited_for)
+                if not names and not self._news:
+                    return
+                pause = self._start_lanes(entry, names)
+                await self._give_up(entry, names)
+            except WorkFailed as error:
+                log.warning("what is kept for siblings cannot be passed on yet: %s", error)
             except WriterStopped:
                 return
-            if not lane.wanted:
+            if not self._news:
+                await entry.changed(pause)
+                entry.clear_doubts()
+
+    def _start_lanes(self, entry: Entry, names: Collection[str]) -> float:
+        """Start the lanes of siblings that are ready; return after how many seconds to look again."""
+        now, pause = self._loop.time(), LOOK
+        for peer in self.ready(entry):
+            if peer.key not in names and len(names) < MAX_NAMES:
+                continue
+            lane = self.lane(peer.key)
+            if lane.paused_until > now:
+                pause = min(pause, lane.paused_until - now)
+            elif lane.task is None or lane.task.done():
+                lane.task = self._loop.create_task(self._run(lane))
+        return pause
+
+    async def _run(self, lane: Lane) -> None:
+        """Pass on what there is for a sibling, until there is nothing more or it takes nothing now."""
+        while not self._ending:
+            if lane.paused_until > self._loop.time():
+                self._loop.call_at(lane.paused_until, self._wake)
+                return
+            entry = self._directory.entry(self._here.cell_id)
+            peer = next((peer for peer in self.ready(entry) if peer.key == lane.name), None)
+            try:
+                if peer is None or not await self.pass_on(entry, peer, lane):
+                    return
+            except WorkFailed:
+                lane.failed(self._loop.time())
+            except WriterStopped:
                 return
 
-    async def _waits(self, entry: Entry, lane: Lane) -> bool:
-        """Tell whether there is anything to wait for: messages for a sibling that exists."""
-        lane.wanted = False
-        if lane.name not in await self._write(self._inbox.siblings.waited_for):
-            return False
+    async def _give_up(self, entry: Entry, names: Collection[str]) -> None:
+        """Make messages pending here whose siblings have not existed for so long that they recognise nothing."""
         now = self._loop.time()
         silent = bool(entry.problem) or not entry.answered or not entry.settled
-        if silent or entry.expects(lane.name):
-            lane.gone_since = None
-            return True
-        if lane.gone_since is None:
-            lane.gone_since = now
-        if now - lane.gone_since < self._inbox.limits.dedupe_window_ms / 1000:
-            return True
-        # It recognises nothing any more, should it ever come back.
-        why = f"{lane.name} does not exist any more"
-        count = 0
-        while some := await self._write(lambda tx: self._inbox.siblings.given_up(tx, lane.name, why)):
-            count += some
-        log.warning("%s: %d messages that were for it are pending here, some of them it may have had", why, count)
-        return False
+        gone = [] if silent else [name for name in names if not entry.expects(name)]
+        self._gone = {name: self._gone.get(name, now) for name in gone}
+        for name, since in list(self._gone.items()):
+            if now - since < self._inbox.limits.dedupe_window_ms / 1000:
+                continue
+            why = f"{name} does not exist any more"
+            count = 0
+            while some := await self._given_up(name, why):
+                count += some
+            log.warning("%s: %d messages that were for it are pending here; it may have had some", why[:300], count)
+
+    async def _given_up(self, name: str, why: str) -> int:
+        return await self._write(lambda tx: self._inbox.siblings.given_up(tx, name, why))
 
     async def _settle(self, lane: Lane, lot: Lot, answer: HandoverAnswer) -> None:
         there, refused, later = [], [], []
