@@ -184,3 +184,31 @@ def test_a_cell_that_has_to_stop_says_what_is_known_of_each_copy(tmp_path: Path)
             reply = sent.result()
     assert (reply.status, outcome(reply)) == (207, {"hung": 504, "gamma-0": 200})
     assert reply.json["results"][0]["body"]["maybe_delivered"] is True
+
+
+def test_a_queued_message_to_everyone_has_all_its_copies_on_disk_before_the_answer(tmp_path: Path) -> None:
+    """Expect those who were there at that time to get it, once, though its sender is killed after the 202."""
+    with mesh(tmp_path, "alpha", "pure", "gamma", settle=0, replicas="1") as running:
+        alpha, pure, gamma = running["alpha"], running["pure"], running["gamma"]
+        pure.signal(signal.SIGSTOP)
+        gamma.signal(signal.SIGSTOP)
+        answered = alpha.send("*", mode="queued", message_id="later", ttl=0)
+        alpha.kill()
+        assert (answered.status, answered.json["count"]) == (202, 2)
+        pure.signal(signal.SIGCONT)
+        gamma.signal(signal.SIGCONT)
+        running.add("late")
+        alpha.start()
+        for cell in (pure, gamma):
+            eventually(lambda cell=cell: got(cell, "later"), within=20, message=f"the copy of {cell.cell_id}")  # type: ignore[misc]
+        eventually(lambda: alpha.get("/sent/later").json["state"] == "delivered", within=20, message="both delivered")
+        assert (got(pure, "later"), got(gamma, "later"), got(running["late"], "later")) == (["pure"], ["gamma"], [])
+
+
+def test_a_queued_message_to_nobody_or_with_a_question_is_refused(running: Mesh, tmp_path: Path) -> None:
+    """Expect 422 for a question to several, and 404 where there is no other cell."""
+    refused = send(running["alpha"], to_cell="*", mode="queued", await_reply=1)
+    assert (refused.status, refused.json["field"]) == (422, "await_reply")
+    with mesh(tmp_path, "alone", settle=0) as one:
+        nobody = send(one["alone"], to_cell="*", mode="queued")
+        assert (nobody.status, nobody.json["code"]) == (404, "no_receivers")

@@ -215,7 +215,8 @@ def known(cell: Cell) -> set[str]:
     return {peer["instance"] for peer in cell.get("/peers").json["peers"]}
 
 
-def test_a_reply_is_kept_by_a_sibling_for_an_instance_that_is_away(twins: Mesh) -> None:
+@pytest.mark.parametrize("mode", ["direct", "queued"])
+def test_a_reply_is_kept_by_a_sibling_for_an_instance_that_is_away(twins: Mesh, mode: str) -> None:
     """Expect it with the sibling, not handed out there, and with the instance it is for once that is there."""
     pure, sibling = twins["pure"], twins["alpha-0"]
     asker = twins.add("alpha", instance="alpha-2", replicas="3", drain_accept="0", drain_timeout="3")
@@ -225,7 +226,7 @@ def test_a_reply_is_kept_by_a_sibling_for_an_instance_that_is_away(twins: Mesh) 
     twins["alpha-1"].stop()
     # After the time in which one that restarts is waited for.
     body = {"to_cell": "alpha", "message_id": "r", "reply_to": "q", "timeout": 60, "ttl": 0, "payload": {"a": 1}}
-    assert pure.post("/send", body, timeout=70).status == 200
+    assert pure.post("/send", body | {"mode": mode}, timeout=70).status == (200 if mode == "direct" else 202)
     kept = arrived(sibling, "r")
     assert (kept["state"], kept["for_instance"]) == ("pending", "alpha-2")
     assert sibling.post("/messages/lease", {"max": 10}).json["messages"] == []
