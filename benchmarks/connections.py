@@ -25,6 +25,11 @@ LATE = 0.001
 clock = time.perf_counter
 
 
+def acknowledged(status: int, body: bytes) -> bool:
+    """Tell whether an answer says that the message is on disk at the receiver."""
+    return status == 200 and ACKNOWLEDGED in body
+
+
 class Tally:
     """What came of the requests: latencies of those begun in the measured window, errors of all."""
 
@@ -84,7 +89,7 @@ class Connection(asyncio.Protocol):
         self.busy = False
         status = self.parser.get_status_code()
         tally = self.driver.tally
-        if status == 200 and ACKNOWLEDGED in self.body:
+        if self.driver.good(status, self.body):
             tally.success(self.started, clock())
         else:
             tally.error("200 not acknowledged" if status == 200 else str(status), self.body)
@@ -103,6 +108,8 @@ class Driver:
     def __init__(self, port: int, connections: int, make: Callable[[], bytes]) -> None:
         self.port = port
         self.make = make
+        #: Tells whether an answer is the one expected.
+        self.good: Callable[[int, bytes], bool] = acknowledged
         self.wanted = connections
         self.open: set[Connection] = set()
         self.tally = Tally()

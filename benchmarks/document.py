@@ -6,9 +6,10 @@ from benchmarks.processes import ROOT
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 #: Where the parts behind the messages begin, in their order.
+QUEUED = "## Queued messages and batches"
 CONSUMERS = "## Consumers"
 MANY_CELLS = "## Many Cells on Kubernetes"
-_PARTS = (CONSUMERS, MANY_CELLS)
+_PARTS = (QUEUED, CONSUMERS, MANY_CELLS)
 
 
 def write_messages(text: str) -> None:

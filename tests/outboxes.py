@@ -12,7 +12,7 @@ from msgspec import Raw
 
 from cellmesh.inbox import Inbox, InboxLimits
 from cellmesh.outbox import Outbox, OutboxLimits, Parcel
-from cellmesh.outbox.store import Outcome, Refused
+from cellmesh.outbox.outcomes import Outcome, Refused
 from cellmesh.protocol.messages import CellMessage, Identity, encode
 from cellmesh.protocol.queueing import SentMessage
 from cellmesh.service.queueing import content

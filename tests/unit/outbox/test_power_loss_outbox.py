@@ -16,8 +16,9 @@ import pytest
 
 from cellmesh.inbox import Transaction
 from cellmesh.outbox import Parcel
+from cellmesh.outbox.outcomes import Refused
 from cellmesh.outbox.parcels import QUEUED
-from cellmesh.outbox.store import Refused, Sent
+from cellmesh.outbox.store import Sent
 from disks import Disk
 from inboxes import limits
 from outboxes import Box, opened, run

@@ -9,8 +9,9 @@ from typing import Any
 import apsw
 import pytest
 
+from cellmesh.outbox.outcomes import Refused
 from cellmesh.outbox.parcels import DEAD, QUEUED, UNCONFIRMED
-from cellmesh.outbox.store import Refused, Sent
+from cellmesh.outbox.store import Sent
 from inboxes import HandClock, limits
 from outboxes import HERE, opened, run, verdicts
 

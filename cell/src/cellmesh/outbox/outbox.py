@@ -17,8 +17,9 @@ from cellmesh.inbox.writer import WriterStopped
 from cellmesh.outbox import reading
 from cellmesh.outbox.changing import Changed, Changing
 from cellmesh.outbox.keeping import Keeping
+from cellmesh.outbox.outcomes import Outcome, Queued, Refused
 from cellmesh.outbox.parcels import QUEUED, Parcel
-from cellmesh.outbox.store import Outcome, Queued, Refused, Sent
+from cellmesh.outbox.store import Sent
 from cellmesh.protocol.queueing import SENT_STATES, SentMessage
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import apsw
 import msgspec
@@ -19,6 +19,7 @@ from cellmesh.inbox.clock import SteadyClock
 from cellmesh.inbox.statements import filled, marks
 from cellmesh.inbox.store import MAX_ROWS, Store, Verdict
 from cellmesh.inbox.transaction import Transaction
+from cellmesh.outbox.outcomes import Outcome, Queued, Refused
 from cellmesh.outbox.parcels import DELIVERED, GIVEN, QUEUED, Loaded, Parcel
 from cellmesh.protocol.deduplication import id_range
 from cellmesh.protocol.queueing import SENT_STATES
@@ -52,34 +53,6 @@ _decode_loaded = msgspec.json.Decoder(list[Loaded]).decode
 @lru_cache(maxsize=64)
 def _insert_text(size: int) -> str:
     return f"INSERT INTO queueing VALUES {','.join([_ROW] * size)}"
-
-
-class Outcome(NamedTuple):
-    """What became of a message that was to be queued; of a repeat, the state of the first (None: forgotten)."""
-
-    verdict: Verdict
-    state: int | None = None
-    queued_at: int = 0
-
-
-class Refused(NamedTuple):
-    """Messages that were not acknowledged, and what is known of them from now on.
-
-    ``state`` is ``QUEUED`` where they will be tried again; ``pinned`` whether their instance may have them.
-    """
-
-    state: int
-    pinned: bool
-    code: str
-    error: str
-    positions: Sequence[int]
-
-
-class Queued(NamedTuple):
-    """A part of what is queued to a cell: messages and where the rest of them begins (None: that is all)."""
-
-    messages: list[Loaded]
-    rest: int | None
 
 
 class Sent:

@@ -21,7 +21,7 @@ from cellmesh.inbox.transaction import WorkFailed
 from cellmesh.inbox.writer import WriterStopped
 from cellmesh.outbox import Outbox, Parcel
 from cellmesh.outbox.parcels import DELIVERED, QUEUED
-from cellmesh.outbox.store import Refused
+from cellmesh.outbox.outcomes import Refused
 from cellmesh.protocol.messages import Identity
 from cellmesh.protocol.peers import Peer
 from cellmesh.protocol.queueing import SentMessage

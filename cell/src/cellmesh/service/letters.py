@@ -57,7 +57,7 @@ class Letter:
         self.started = now
         self.deadline = now + (request.timeout or DEFAULT_TIMEOUT)
         #: Whether the instance is chosen by the message, so that a retry of the caller finds it again.
-        self.placed = request.message_id or request.conversation_id
+        self.placed = request.conversation_id or request.message_id
         #: The instance that may have it; no other may be tried.
         self.pinned: str | None = None
         self.lost = 0

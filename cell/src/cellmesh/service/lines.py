@@ -147,7 +147,8 @@ class Line:
         self._parked.clear()
         self._kept.clear()
         self._times.clear()
-        self._away = {name: one for name, one in {**self._away, **self._members}.items() if name not in members}
+        left = {**self._away, **self._members}
+        self._away = {name: one for name, one in left.items() if name not in members and expects(name)}
         self._members = dict(members)
         self._peers = [self._members[name] for name in sorted(members)]
         self._buckets = {name: _Bucket(self._start) for name in ("", *members)} if members else {}

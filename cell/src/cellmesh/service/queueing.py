@@ -12,7 +12,7 @@ from cellmesh.inbox.clock import SteadyClock, iso
 from cellmesh.inbox.transaction import WorkFailed
 from cellmesh.outbox import Outbox, Parcel
 from cellmesh.outbox.changing import Changed
-from cellmesh.outbox.store import Outcome
+from cellmesh.outbox.outcomes import Outcome
 from cellmesh.protocol.deduplication import fingerprint
 from cellmesh.protocol.fields import DEFAULT_TYPE, is_cell_id
 from cellmesh.protocol.messages import CellMessage, encode
