@@ -194,6 +194,24 @@ def test_what_is_meant_for_one_that_went_for_good_goes_elsewhere_at_once() -> No
     assert sorted(first + take(queue, "pure-0")) == list(range(1, 9))
 
 
+def test_what_is_meant_for_one_that_does_not_return_waits_no_longer_than_that_is_expected() -> None:
+    """Expect another to have it as soon as its instance is given up."""
+    expected = True
+    queue = line("pure-0", "pure-1")
+    first = parcel(1, conversation="c")
+    owner = lines.rendezvous("c", [peer("pure-0"), peer("pure-1")]).key
+    other = {"pure-0": "pure-1", "pure-1": "pure-0"}[owner]
+    add(queue, first, parcel(2))
+    queue.end(take(queue, other))
+    queue.set_members(members(other), lambda _: expected, NOW)
+    read(queue, first)
+    assert not queue.due(NOW + 1000)
+    assert take(queue, other) == []
+    expected = False
+    assert queue.due(NOW + 2000)
+    assert take(queue, other, now=NOW + 2000) == [1]
+
+
 def test_a_message_that_may_be_somewhere_goes_nowhere_else() -> None:
     """Expect it with its instance only, however long that is away."""
     queue = line("pure-0", "pure-1")

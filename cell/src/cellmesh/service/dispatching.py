@@ -20,8 +20,8 @@ from cellmesh.inbox.store import PRIORITIES
 from cellmesh.inbox.transaction import WorkFailed
 from cellmesh.inbox.writer import WriterStopped
 from cellmesh.outbox import Outbox, Parcel
-from cellmesh.outbox.parcels import DELIVERED, QUEUED
 from cellmesh.outbox.outcomes import Refused
+from cellmesh.outbox.parcels import DELIVERED, QUEUED
 from cellmesh.protocol.messages import Identity
 from cellmesh.protocol.peers import Peer
 from cellmesh.protocol.queueing import SentMessage

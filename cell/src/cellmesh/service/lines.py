@@ -244,6 +244,12 @@ class Line:
                 parcel.free = True
             self._put(parcel, now, returned=True)
             released = True
+        # Those that are kept for one that is away, until that is not expected any more.
+        for parcel in [*self._held.values()]:
+            if parcel.rests_until <= now and self._owner(parcel, now) is not None:
+                del self._held[parcel.position]
+                self._put(parcel, now, returned=True)
+                released = True
         return released
 
     def next_due(self) -> int | None:
