@@ -2,6 +2,7 @@
 
     alpha, beta      send                  pure-0, pure-1   one cell of two instances, receive
     solo             receives, alone       app              receives, and handles what it receives itself
+    light-0, light-1 one cell whose instances have no volume: one that ends hands over to the other
     bystander        a cell of the name pure in another mesh: receives nothing
 
 All processes are on this machine. A cell listens on 127.0.0.1 and tells others an address of its own of 127.0.0.0/8
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 import struct
@@ -31,7 +33,14 @@ HOST = "127.0.0.1"
 MESH = "default"
 OTHER_MESH = "other"
 #: Consumers, and whose inbox each consumes.
-CONSUMERS = {"eater-0": "pure-0", "eater-1": "pure-1", "eater-2": "solo-0", "eater-3": "solo-0"}
+CONSUMERS = {
+    "eater-0": "pure-0",
+    "eater-1": "pure-1",
+    "eater-2": "solo-0",
+    "eater-3": "solo-0",
+    "eater-4": "light-0",
+    "eater-5": "light-1",
+}
 #: Size of the small file systems, bytes.
 SMALL_DISK = 256 * 1024 * 1024
 #: Seconds between two looks at what has died by itself.
@@ -52,6 +61,7 @@ class Role:
         sends: whether messages are sent by it.
         small_disk: whether its data are on a small file system, where that can be had.
         handles: whether a handler in its own process consumes its messages.
+        ephemeral: whether its data go with it when it is replaced by another.
 
     """
 
@@ -62,6 +72,7 @@ class Role:
     sends: bool = False
     small_disk: bool = False
     handles: bool = False
+    ephemeral: bool = False
 
 
 ROLES = (
@@ -71,6 +82,8 @@ ROLES = (
     Role("pure-1", "pure", receives=True, small_disk=True),
     Role("solo-0", "solo", receives=True, small_disk=True),
     Role("app-0", "app", receives=True, handles=True),
+    Role("light-0", "light", receives=True, ephemeral=True),
+    Role("light-1", "light", receives=True, ephemeral=True),
     Role("bystander-0", "pure", namespace=OTHER_MESH),
 )
 
@@ -180,6 +193,7 @@ class Mesh:
             "CELLMESH_PORT": str(port),
             "CELLMESH_ADVERTISE_HOST": gate.address[0],
             "CELLMESH_DATA_DIR": str(data),
+            "CELLMESH_DURABILITY": "ephemeral" if role.ephemeral else "volume",
             "CELLMESH_DISCOVERY_URL": f"{self.gates['discovery'].url}/meshes/{role.namespace}",
         }
         if role.handles:
@@ -247,6 +261,23 @@ class Mesh:
             self.processes[name].signal(signal.SIGTERM)
             await self._ended(name)
             return await self.processes[name].wait()
+
+    async def replace(self, name: str) -> tuple[float, tuple[int, ...]]:
+        """Stop an instance in good order, and throw its data away.
+
+        Returns:
+            when that was done, and how many pending, leased and unsent messages the instance said it left behind.
+
+        """
+        code = await self.stop(name)
+        process = self.processes[name]
+        said = re.findall(
+            rf"{name} ends with (\d+) pending messages, (\d+) leased by clients and (\d+) to be sent", process.tail()
+        )
+        if code or not said:
+            self.failures.append(f"{name} was told to end, did so with {code}, and said: {process.tail()}")
+        shutil.rmtree(self.directory / "data" / name)
+        return time.time(), tuple(map(int, said[-1])) if said else ()
 
     def check(self) -> None:
         """Raise what has ended the keeper, if it has ended."""

@@ -47,6 +47,10 @@ class Reader:
         """Begin, in the background."""
         self._task = asyncio.create_task(self._follow())
 
+    def begin_anew(self, name: str) -> None:
+        """Read the inbox of an instance from its beginning: it is a new one."""
+        self._after.pop(name, None)
+
     async def stop(self) -> None:
         """End."""
         if self._task is not None:

@@ -27,7 +27,7 @@ recognised by a number and a hash in its payload. Meanwhile faults are done to e
 sent again under its id. At the end every inbox is read, every queued message is looked up at its sender, and the
 books are compared (`chaos/books.py` lists the rules).
 
-    make chaos                               # the long form on local processes: about 45 minutes
+    make chaos ARGS=--write                  # the long form on local processes, up to 45 minutes, and this page
     make chaos ARGS='--short --seed 7'       # the short form, with another plan; `make test` runs it too
     make chaos ARGS='--help'
     make chaos-kind SEED=7                   # on a kind cluster; `make e2e` has a short form

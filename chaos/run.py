@@ -20,7 +20,8 @@ import uvloop
 from chaos import ledger as ledgers
 from chaos.books import Account, compare
 from chaos.consumers import Keeper
-from chaos.faults import FAULTS, World, done
+from chaos.damage import World, done
+from chaos.faults import FAULTS
 from chaos.ledger import Gone, Ledger
 from chaos.mesh import CONSUMERS, Mesh
 from chaos.plan import Planned, plan
@@ -118,7 +119,7 @@ class Run:
             self._began = time.monotonic()
             telling = asyncio.create_task(self._tell(load))
             stack.callback(telling.cancel)
-            world = World(self._mesh, load, reader, consumers)
+            world = World(self._mesh, load, reader, consumers, of_faults)
             world.harmed = lambda: [name for planned in self._now.values() for name in planned.victims]
             await self._harm(world, of_faults)
             while load.progress.begun < self.options.messages and not self._late:

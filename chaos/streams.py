@@ -54,6 +54,8 @@ STREAMS = (
     Stream(4, "solo", queued=True),
     Stream(2, "app"),
     Stream(2, "app", queued=True),
+    Stream(2, "light"),
+    Stream(2, "light", queued=True),
     # A cell that there is not: waited for, and in the end given up.
     Stream(1, "nobody", queued=True, ttl=10.0),
 )
