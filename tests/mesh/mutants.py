@@ -19,7 +19,7 @@ from cellmesh.inbox.upkeep import Upkeep
 from cellmesh.inbox.writer import Stored, Writer
 from cellmesh.protocol.messages import Checked
 from cellmesh.protocol.receipts import BatchItem
-from cellmesh.service import receiving
+from cellmesh.service import dispatching, receiving
 from cellmesh.service.letters import Letter
 from cellmesh.settings import Settings
 
@@ -61,8 +61,10 @@ def deduplicate_no_longer_than_history() -> None:
 
 
 def retry_anywhere() -> None:
-    """After an answer that was lost, try any instance."""
+    """After an answer that was lost, try any instance: directly, and from the outbox."""
     Letter.pinned = property(lambda _: None, lambda *_: None)  # type: ignore[assignment]
+    original = dispatching.lost
+    dispatching.lost = lambda why: original(why)._replace(pinned=False)  # type: ignore[attr-defined]
 
 
 def report_failed_items_as_stored() -> None:
