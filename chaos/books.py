@@ -114,7 +114,7 @@ def _misdelivered(message: Message) -> Iterator[Violation]:
 def _sent_again(message: Message, copy: Copy, evidence: Evidence) -> bool:
     """Tell whether a message was sent again after the inbox was gone from which a copy of it was consumed."""
     farewell = evidence.farewell(copy.place)
-    return farewell is not None and any(attempt.began >= farewell.at for attempt in message.attempts)
+    return farewell is not None and any(attempt.ended >= farewell.at for attempt in message.attempts)
 
 
 def _doubled(message: Message, here: list[Copy], evidence: Evidence, counts: Counter[str]) -> Iterator[Violation]:
