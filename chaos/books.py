@@ -86,7 +86,7 @@ def compare(records: Iterable[Record], run: str) -> Account:
 def _judge(message: Message, evidence: Evidence, counts: Counter[str]) -> Iterator[Violation]:
     """Say what is wrong with where a message is."""
     here = [copy for copy in message.copies.values() if _stays(copy, evidence)]
-    yield from _misdelivered(message)
+    yield from _misdelivered(message, evidence)
     yield from _doubled(message, here, evidence, counts)
     for copy in here:
         yield from _ended(message, copy, evidence)
@@ -101,11 +101,12 @@ def _stays(copy: Copy, evidence: Evidence) -> bool:
     return copy.acked or (evidence.farewell(copy.place) is None and not evidence.taken_over(copy))
 
 
-def _misdelivered(message: Message) -> Iterator[Violation]:
+def _misdelivered(message: Message, evidence: Evidence) -> Iterator[Violation]:
     wanted = (message.begun.to_namespace, message.begun.to_cell)
+    handed_over = bool(evidence.farewells({message.begun.to_instance}, message.first))
     for copy in message.copies.values():
         wrong = {(one.namespace, one.cell) for one in copy.found} - {wanted}
-        other = message.begun.to_instance not in {"", copy.place.instance}
+        other = message.begun.to_instance not in {"", copy.place.instance} and not handed_over
         if wrong or other:
             target = message.begun.to_instance or "/".join(wanted)
             yield Violation("misdelivered", message.number, f"it was for {target} and is at {copy.place}")
@@ -190,6 +191,9 @@ def _queued(message: Message, here: list[Copy], evidence: Evidence, counts: Coun
             yield Violation("forgotten", message.number, f"{outcome.entry} acknowledged it and does not know it")
         elif not here:
             yield Violation("lost", message.number, f"{outcome.entry} acknowledged it, has left, and it is nowhere")
+    elif state == "queued" and any(not left.kept for left in evidence.farewells({outcome.instance}, message.first)):
+        # Only that one would have recognised it; that it may have it is said when nobody could any more.
+        counts["queued: to an ephemeral instance that is gone"] += 1
     elif state == "queued":
         yield Violation("unsettled", message.number, f"{outcome.entry} still has it, after {outcome.attempts} attempts")
     elif state == "delivered":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -80,6 +81,9 @@ class Restarted(Damage):
         code = await self.mesh.stop(self.victim)
         if code:
             self.mesh.failures.append(f"{self.victim} was told to stop, and ended with {code}")
+        if self.mesh.roles[self.victim].ephemeral:
+            # It has handed over what it had; what nobody has taken is still there.
+            self.world.ledger.write(Left(at=time.time(), instance=self.victim, kept=True))
 
     async def heal(self) -> None:
         await self.mesh.up(self.victim)

@@ -34,8 +34,9 @@ from chaos.workload import Load
 TELLING = 10.0
 #: Seconds within which consumers have to have consumed everything once no more comes.
 CATCHING_UP = 120.0
-#: Seconds within which outboxes have to have settled everything.
-SETTLING = 120.0
+#: Seconds within which outboxes have to have settled everything: in the short form, and in the long one, which waits
+#: until a message is given up that an ephemeral instance may have taken with it (``dedupe_window``).
+SETTLING, LONG_SETTLING = 120.0, 720.0
 #: Faults that may be at once, of different victims.
 AT_ONCE = 2
 
@@ -50,6 +51,7 @@ class Options:
         faults: how many have to count.
         rate: messages a second.
         gap: mean seconds between two faults.
+        settling: seconds within which outboxes have to have settled everything.
         limit: seconds after which no more faults are done, and no more messages begun.
         kinds: names of the faults; empty: all.
         program: what runs cells, instead of the cell itself.
@@ -62,6 +64,7 @@ class Options:
     rate: float
     gap: float
     limit: float
+    settling: float = SETTLING
     kinds: tuple[str, ...] = ()
     program: tuple[str, ...] = ()
 
@@ -130,7 +133,7 @@ class Run:
             print("no more messages are begun; what is unanswered is sent again, the rest consumed", flush=True)
             await load.stop()
             load.check()
-            await settler.settle(SETTLING)
+            await settler.settle(self.options.settling)
             self.left_over = await reader.consumed(self._mesh.receivers, CATCHING_UP)
             for consumer in consumers.values():
                 consumer.check()
@@ -219,6 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rate=given.rate or (100.0 if given.short else 60.0),
         gap=given.gap if given.gap is not None else (0.5 if given.short else 7.0),
         limit=60 * (given.minutes or (4.0 if given.short else 42.0)),
+        settling=SETTLING if given.short else LONG_SETTLING,
         kinds=tuple(given.kind or ()),
         program=tuple(given.program or ()),
     )

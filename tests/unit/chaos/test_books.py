@@ -256,6 +256,28 @@ GOOD: dict[str, tuple[Record, ...]] = {
     "deadly, and dead": (begun(deadly=True), sent(), handed(), found(at=12.0, final=False)),
 }
 
+GOOD |= {
+    "for an instance that has handed over": (
+        begun(to_instance="pure-0"),
+        sent(),
+        Left(at=50.0, instance="pure-0", handed_over=True),
+        found(instance="pure-1"),
+    ),
+    "sent to the next life while the old one was ending": (
+        *DELIVERED,
+        handed(),
+        returned(),
+        sent(began=40.0, ended=60.0),
+        Left(at=50.0, instance="pure-0", handed_over=True),
+        found(at=70.0),
+    ),
+    "queued still, for an ephemeral instance that is gone": (
+        *QUEUED,
+        Left(at=50.0, instance="pure-0"),
+        outcome("queued", instance="pure-0"),
+    ),
+}
+
 BAD: dict[str, tuple[str, tuple[Record, ...]]] = {
     "nowhere": ("lost", DELIVERED),
     "seen, and gone": ("lost", (*DELIVERED, found(final=False, at=12.0))),
