@@ -198,8 +198,9 @@ class Flow:
         self._running.append(self._name(what))
 
     def _finish(self, what: str) -> None:
+        said = self._client.finish(self._name(what), FINISHING)
+        assert not said.strip(), f"{what}: {said[-2000:]}"
         self._running.remove(self._name(what))
-        self._client.finish(self._name(what), FINISHING)
 
     def _arguments(self, what: str, roles: Sequence[Role]) -> list[str]:
         told = [
