@@ -16,7 +16,7 @@
 
 A message sent directly again after an answer that left its fate open may be in another instance's inbox besides the
 one that has acknowledged it, because deduplication is per instance; that is counted as ``excused``. So is one that
-was consumed from the inbox of an ephemeral instance, and sent again after that had gone with all it knew.
+was sent again to an ephemeral instance which had acknowledged it, and had begun anew since.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 
 from chaos import leasing, ordering
 from chaos.evidence import Copy, Evidence, Message, Violation, gather
-from chaos.ledger import Fault, Record
+from chaos.ledger import Fault, Left, Record
 
 #: Least share of attempts that have to end acknowledged, for a run to say something.
 LEAST_SHARE = 0.6
@@ -113,15 +113,26 @@ def _misdelivered(message: Message, evidence: Evidence) -> Iterator[Violation]:
 
 
 def _sent_again(message: Message, copy: Copy, evidence: Evidence) -> bool:
-    """Tell whether a message was sent again after the inbox was gone from which a copy of it was consumed."""
+    """Tell whether a message was sent again where nothing was known any more of a copy of it.
+
+    That is after the inbox was gone from which it was consumed; or to an instance that had begun anew since it
+    acknowledged it, whose siblings know what it had.
+    """
     farewell = evidence.farewell(copy.place)
-    return farewell is not None and any(attempt.ended >= farewell.at for attempt in message.attempts)
+    if farewell is not None:
+        return any(attempt.ended >= farewell.at for attempt in message.attempts)
+    place = copy.place
+    if not place.life:
+        return False
+    before = evidence.left[place.instance][place.life - 1].at
+    by_it = [one for one in message.attempts if one.acknowledged and one.instance == place.instance]
+    return any(one.ended < before for one in by_it) and any(one.ended >= before for one in by_it)
 
 
 def _doubled(message: Message, here: list[Copy], evidence: Evidence, counts: Counter[str]) -> Iterator[Violation]:
     again = [copy for copy in here if _sent_again(message, copy, evidence)]
     if again:
-        counts["excused: sent again after its ephemeral instance was gone, and what that knew"] += 1
+        counts["excused: sent again to an ephemeral instance that had begun anew"] += 1
         here = [copy for copy in here if copy not in again]
     if len(here) < 2:
         return
@@ -187,8 +198,11 @@ def _queued(message: Message, here: list[Copy], evidence: Evidence, counts: Coun
     if outcome is None:
         yield Violation("ledger", message.number, "it was queued, and nobody looked what became of it")
     elif not state:
-        if all(left is None for left in _senders(message, evidence)):
+        lefts = [*_senders(message, evidence)]
+        if all(left is None for left in lefts):
             yield Violation("forgotten", message.number, f"{outcome.entry} acknowledged it and does not know it")
+        elif not here and any(left is not None and not left.handed_over for left in lefts):
+            counts["gone with an ephemeral instance that was to send it"] += 1
         elif not here:
             yield Violation("lost", message.number, f"{outcome.entry} acknowledged it, has left, and it is nowhere")
     elif state == "queued" and any(not left.kept for left in evidence.farewells({outcome.instance}, message.first)):
@@ -207,7 +221,7 @@ def _queued(message: Message, here: list[Copy], evidence: Evidence, counts: Coun
             )
 
 
-def _senders(message: Message, evidence: Evidence) -> Iterator[object]:
+def _senders(message: Message, evidence: Evidence) -> Iterator[Left | None]:
     """Return the farewell of each instance that has queued a message; None: it is still there."""
     for attempt in message.attempts:
         if attempt.acknowledged:

@@ -34,7 +34,8 @@ books are compared (`chaos/books.py` lists the rules).
 
 On the cluster the ledger is kept in a pod beside the mesh, and some cells are ephemeral: what goes with their pods is
 counted apart. Faults are done there by commands (kubectl, and on the nodes), so requests in flight are those under way
-between a command and its end, and recovery from what Kubernetes undoes by itself counts from the fault.
+between a command and its end, or until a fault that lasts is undone; recovery from what Kubernetes undoes by itself
+counts from the fault.
 
 Each rule is itself tested: by hand-made ledgers (`tests/unit/chaos`), and by builds of the cell that break one promise
 each, which the same run has to catch (`tests/mesh/test_chaos_mutants.py`). The loss of power is tested apart

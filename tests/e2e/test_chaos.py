@@ -46,7 +46,7 @@ def options(environ: Mapping[str, str]) -> Options:
     if not LONG:
         return Options(seed=int(chosen), faults=len(SHORT), rate=100, gap=0.5, limit=600, kinds=SHORT)
     minutes = float(environ.get("CELLMESH_CHAOS_MINUTES") or 40)
-    return Options(seed=int(chosen), faults=int(LONG), rate=40, gap=4, limit=60 * minutes)
+    return Options(seed=int(chosen), faults=int(LONG), rate=60, gap=4, limit=60 * minutes)
 
 
 @pytest.mark.timeout(PATIENCE)

@@ -102,7 +102,7 @@ def done(damage: Damage) -> Fault:
     """Do a fault as planned, undo it, and wait until it is recovered from; return what was seen of it.
 
     What it takes to do it is done by commands, so requests in flight are those under way at any time between the
-    command and its end.
+    command and its end; of a fault that lasts, until it is undone.
     """
     planned, flow = damage.planned, damage.world.flow
     damage.prepare()
@@ -125,7 +125,7 @@ def done(damage: Damage) -> Fault:
         victim=planned.victim,
         began=began,
         healed=healed,
-        in_flight=damage.in_flight(began, struck or time.time()),
+        in_flight=damage.in_flight(began, (struck + planned.hold) if struck else time.time()),
         recovery=recovery,
         note=damage.note,
     )

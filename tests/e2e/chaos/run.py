@@ -12,7 +12,7 @@ from chaos import ledger as ledgers
 from chaos.books import Account, compare
 from chaos.ledger import Fault, Ledger, Left
 from chaos.plan import Planned, plan
-from e2e.chaos.cells import ROLES, Cells
+from e2e.chaos.cells import MORE, ROLES, Cells
 from e2e.chaos.damage import World, done
 from e2e.chaos.faults import FAULTS
 from e2e.chaos.flow import Flow
@@ -74,10 +74,11 @@ class Run:
                     world.acknowledged(role.instance, 0.0)
             self._began = time.monotonic()
             faults = list(self._harm(world))
-            # What waits on the volume of an instance that has been scaled away is read there, too.
-            cells.scale("pure", 3)
+            # What waits on the volume of an instance that has been scaled away, or is queued for such a one.
+            for name in sorted({role.cell for role in ROLES if role.spare}):
+                cells.scale(name, MORE)
             self.left_over = flow.stop()
-            flow.inspect([role for role in ROLES if not (role.spare and role.ephemeral)])
+            flow.inspect(ROLES)
             left = [*lives(here, cells), *lives(there, cells)]
         with Ledger(self._directory, "cluster") as ledger:
             ledger.write(*faults, *left)

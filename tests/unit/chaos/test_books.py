@@ -144,6 +144,15 @@ GOOD: dict[str, tuple[Record, ...]] = {
         sent(began=60.0),
         found(),
     ),
+    "handed over and consumed, and sent again to the instance that began anew": (
+        *DELIVERED,
+        Left(at=50.0, instance="pure-0", handed_over=True),
+        handed(30.0, instance="pure-1", seq=7),
+        returned(held=30.0, began=32.0, instance="pure-1", seq=7),
+        sent(began=49.5),
+        found(),
+    ),
+    "queued, and gone with an ephemeral sender": (*QUEUED, Left(at=50.0, instance="alpha-0"), outcome("")),
     "rejected, then its instance left": (
         *DELIVERED,
         handed(),
@@ -308,6 +317,9 @@ BAD: dict[str, tuple[str, tuple[Record, ...]]] = {
     "consumed from an ephemeral inbox, sent again before that was gone, and in the next": (
         "doubled",
         (*DELIVERED, handed(), returned(), sent(began=40.0), Left(at=50.0, instance="pure-0"), found()),
+    ),
+    "queued, and nowhere though its sender left nothing unsent": (
+        "lost", (*QUEUED, Left(at=50.0, instance="alpha-0", handed_over=True), outcome("")),
     ),
     "at two positions": ("doubled", (*DELIVERED, found(), found(seq=2))),
     "at two instances": ("doubled", (*DELIVERED, found(), found(instance="pure-1"))),
