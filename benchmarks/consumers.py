@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import uvloop
 
 from benchmarks.document import CONSUMERS, DOCUMENT, write_part
 from benchmarks.load import message, unique_id
@@ -170,11 +171,11 @@ def measure(place: Path, count: int, full: tuple[int, int, int], say: Any) -> Fi
     with Servers(place) as servers:
         port, server = start_cell(servers, "empty", "pure", place, "consumers", 0)
         server.wait_until(lambda: answers(port, "/readyz"), "ready")
-        figures.hundreds = asyncio.run(throughput(port, MOST, count))
+        figures.hundreds = uvloop.run(throughput(port, MOST, count))
         say(f"leased and acked by the hundred: {figures.hundreds:,.0f}/s")
-        figures.singles = asyncio.run(throughput(port, 1, count // 5))
+        figures.singles = uvloop.run(throughput(port, 1, count // 5))
         say(f"leased and acked one by one: {figures.singles:,.0f}/s")
-        figures.lease_empty, figures.list_empty = asyncio.run(latencies(port, 300))
+        figures.lease_empty, figures.list_empty = uvloop.run(latencies(port, 300))
         say(f"empty inbox: lease {figures.lease_empty:.2f} ms, list {figures.list_empty:.2f} ms")
         servers.stop(server)
         preload(place / "full" / "pure", *full)
@@ -183,7 +184,7 @@ def measure(place: Path, count: int, full: tuple[int, int, int], say: Any) -> Fi
         port, server = start_cell(servers, "full", "pure", place / "full", "consumers", 0)
         server.wait_until(lambda: answers(port, "/readyz"), "ready", 300.0)
         figures.start_full = time.perf_counter() - begin
-        figures.lease_full, figures.list_full = asyncio.run(latencies(port, 300))
+        figures.lease_full, figures.list_full = uvloop.run(latencies(port, 300))
         say(f"full inbox: lease {figures.lease_full:.2f} ms, list {figures.list_full:.2f} ms")
     return figures
 
