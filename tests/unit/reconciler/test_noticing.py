@@ -7,7 +7,7 @@ import pytest
 from cellmesh_operator.decisions.actions import Notice
 from cellmesh_operator.errors import ApiError
 from cellmesh_operator.naming import EVENTS
-from cellmesh_operator.reconciler.noticing import WAITING, WINDOW
+from cellmesh_operator.reconciler.noticing import REFUSED_WINDOW, WAITING, WINDOW
 from unit.reconciler.world import World
 
 pytestmark = pytest.mark.anyio
@@ -70,6 +70,21 @@ async def test_an_event_that_is_refused_does_no_harm(world: World) -> None:
     world.notices.tell(cell, Notice("Normal", "Recovered", "well again"))
     await world.send_notices()
     assert world.events() == ["Recovered"]
+
+
+async def test_an_event_that_is_refused_is_said_again_at_its_next_occasion(world: World) -> None:
+    """Expect it soon, not only after the window of what was said; and counted as the first."""
+    cell = world.make_cell()
+    world.client.refuse["create", "events"] = ApiError(403, "Forbidden", "not yet")
+    world.notices.tell(cell, NOTICE)
+    await world.send_notices()
+    world.client.refuse.clear()
+    world.now += REFUSED_WINDOW
+    for _ in range(2):
+        world.notices.tell(cell, NOTICE)
+    await world.send_notices()
+    (event,) = world.client._matching(EVENTS, None, "")
+    assert (event["reason"], event["count"]) == ("NameConflict", 1)
 
 
 async def test_an_overlong_message_is_cut(world: World) -> None:

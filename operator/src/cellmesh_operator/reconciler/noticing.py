@@ -23,6 +23,8 @@ from cellmesh_operator.reconciler.metrics import Metrics
 
 #: Seconds within which the same is not said again.
 WINDOW: Final = 600.0
+#: The same after it was not taken: the right to create Events may come a moment later.
+REFUSED_WINDOW: Final = 1.0
 #: Notices remembered, so as not to repeat them.
 REMEMBERED: Final = 4096
 #: Notices that may wait to be sent; the rest is left out.
@@ -96,8 +98,16 @@ class Notices:
                 self._metrics.noticed("sent")
             except (ApiError, ConnectionLost) as error:
                 self._metrics.noticed("dropped")
+                self._unsaid(event["metadata"]["name"])
                 _log.debug("an Event was not taken: %s", error)
             await self._sleep(1 / RATE)
+
+    def _unsaid(self, name: str) -> None:
+        """Note that an Event was not taken, so that its occasion brings it again."""
+        said = self._said.get(name)
+        if said is not None:
+            said.at = self._clock() - WINDOW + REFUSED_WINDOW
+            said.count -= 1
 
     async def _send(self, event: Object) -> None:
         metadata = event["metadata"]
