@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cellmesh.inbox.rate import DrainRate
@@ -32,6 +32,7 @@ def test_without_anything_ended_lately_it_is_the_longest() -> None:
     assert drain.retry_after(1) == 60
 
 
+@example(seen=[(0, 0.0), (1, 5e-324)], surplus=1)
 @given(
     seen=st.lists(st.tuples(st.integers(0, 10**6), st.floats(0, 10**6)), max_size=30), surplus=st.integers(-10, 10**7)
 )

@@ -24,9 +24,10 @@ class DrainRate:
         elapsed, self._at = now - self._at, now
         if before is None or elapsed <= 0:
             return
-        fading = math.exp(-elapsed / MEMORY)
+        # How much of the average is new. Divided first: of an instant, what ended in it is no rate.
+        news = -math.expm1(-elapsed / MEMORY)
         # Dead letters that are put back make it less than before: nothing ended then.
-        self._rate = self._rate * fading + max(0, ended - before) / elapsed * (1 - fading)
+        self._rate = self._rate * (1 - news) + max(0, ended - before) * (news / elapsed)
 
     def retry_after(self, surplus: int) -> int:
         """Return seconds until so many messages have gone, 1 to 60; 60 if none have lately."""
