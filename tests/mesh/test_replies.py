@@ -73,6 +73,39 @@ def test_a_question_is_answered_with_the_reply(running: Mesh, pool: ThreadPoolEx
     assert "reply" not in alpha.send("pure").json
 
 
+def test_a_question_that_is_asked_again_is_answered_with_the_reply_to_the_first(
+    running: Mesh, pool: ThreadPoolExecutor
+) -> None:
+    """Expect the reply that is here already: given before, or pending as it came too late, and consumed now."""
+    alpha, pure = running["alpha"], running["pure"]
+    for late in (False, True):
+        question, answered = f"again-{late}", f"answer-{late}"
+        if late:
+            assert alpha.send("pure", message_id=question, await_reply=0.3).status == 504
+        else:
+            asked = ask(pool, alpha, "pure", question)
+            arrived(pure, question)
+        # Others that say the same id, but are no reply of the one that was asked.
+        for name, fields in (
+            ("forged", {"from_cell": "mallory", "reply_to": question}),
+            ("beside", {"from_cell": "pure"}),
+        ):
+            body = {"message_id": f"{name}-{late}", "payload": {}, "conversation_id": question} | fields
+            assert alpha.post("/message", body).status == 200
+        assert pure.send("alpha", message_id=answered, reply_to=question, payload={"a": 42}).status == 200
+        if late:
+            assert state(alpha, answered) == "pending"
+        else:
+            assert asked.result().json["reply"]["message_id"] == answered
+        for _ in range(2):
+            got = alpha.send("pure", message_id=question, await_reply=5)
+            assert (got.status, got.json["response"]["duplicate"]) == (200, True)
+            reply = got.json["reply"]
+            assert (reply["message_id"], reply["payload"], reply["state"]) == (answered, {"a": 42}, "consumed")
+        assert state(alpha, answered) == "consumed"
+        assert state(alpha, f"forged-{late}") == state(alpha, f"beside-{late}") == "pending"
+
+
 def test_a_question_without_a_reply_times_out_as_delivered(running: Mesh, pool: ThreadPoolExecutor) -> None:
     """Expect 504 ``reply_timeout`` after the seconds given, ``delivered``; the late reply is pending."""
     alpha, pure = running["alpha"], running["pure"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import apsw
+import msgspec
 
 from cellmesh.errors import InboxError
 from cellmesh.inbox.clock import SteadyClock
@@ -206,6 +207,20 @@ class Inbox:
     async def sent_from(self, message_id: str, from_cell: str, namespace: str) -> str | None:
         """Return the instance of a cell that sent a message; None if that is not known here."""
         return await self._read(lambda: self._reader.sent_from(message_id, from_cell, namespace))
+
+    async def reply(self, message_id: str, from_cell: str, namespace: str) -> StoredMessage | None:
+        """Return the reply of a cell to a message if it is here, consumed; a pending one is consumed by this.
+
+        Raises:
+            WorkFailed: it is pending, and what was to be written could not be.
+
+        """
+        found = await self._read(lambda: self._reader.reply(message_id, from_cell, namespace))
+        if found is None or found.state == "consumed":
+            return found
+        if not await self.write(lambda tx: self.writer.leasing.consume(tx, found.seq)):
+            return None  # a consumer was faster
+        return msgspec.structs.replace(found, state="consumed", available_at=None)
 
     async def oldest_pending_seconds(self) -> float | None:
         """Return the age of the oldest pending message in seconds, or None if none is pending."""

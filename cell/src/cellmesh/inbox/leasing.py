@@ -137,6 +137,17 @@ class Leasing:
         self._carry_out(tx, changes, now)
         return settled
 
+    def consume(self, tx: Transaction, seq: int) -> bool:
+        """Have a pending message end as consumed, without a lease; return whether it was pending."""
+        tx.execute(
+            f"UPDATE messages SET state = {CONSUMED}, ended_at = ? WHERE seq = ? AND state = {PENDING}"
+            " AND moving_to IS NULL",
+            (self._store.clock.now_ms(), seq),
+        )
+        count = tx.connection.changes()
+        self._moved(PENDING, CONSUMED, count)
+        return bool(count)
+
     def step(self, tx: Transaction) -> bool:
         """End leases and delays that are over; return whether more is due."""
         now = self._store.clock.now_ms()

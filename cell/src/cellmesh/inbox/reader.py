@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 
 from cellmesh.inbox.files import open_reader
 from cellmesh.inbox.rows import COLUMNS, PAYLOAD, SELECT, decode_extra, message_with_history, stored_message
-from cellmesh.inbox.store import LEASED, PENDING
+from cellmesh.inbox.store import CONSUMED, LEASED, PENDING
 from cellmesh.protocol.deduplication import id_range
 from cellmesh.protocol.receipts import STATES, MessageWithHistory, StoredMessage
 
+#: Positions among which a reply is looked for that is pending: the newest.
+RECENT = 10_000
 #: Payload bytes on one page of messages at most; a page ends there even if ``limit`` allows more.
 MAX_PAGE_BYTES = 16 * 1024 * 1024
 
@@ -103,6 +106,29 @@ class Reader:
             return None
         extra = decode_extra(row[0])
         return extra.from_instance if extra.from_namespace in {None, namespace} else None
+
+    def reply(self, message_id: str, from_cell: str, namespace: str) -> StoredMessage | None:
+        """Return the reply of a cell to a message: one that was consumed and is kept still, or a recent pending one."""
+        connection = self.connection()
+        looked_for = msgspec.json.encode(message_id)
+        for where in (
+            f"state = {CONSUMED} AND state >= 2",
+            f"state = {PENDING} AND seq > (SELECT max(seq) FROM messages) - {RECENT}",
+        ):
+            # Which of them it is says the text of the fields; most rows are passed over by a look for the id.
+            found: list[Any] = connection.execute(
+                f"SELECT seq, extra FROM messages WHERE {where} AND from_cell = ? AND moving_to IS NULL"
+                " AND instr(extra, ?) ORDER BY seq DESC",
+                (from_cell, looked_for),
+            ).fetchall()
+            for seq, extra in found:
+                known = decode_extra(extra)
+                if known.reply_to != message_id or known.from_namespace not in {None, namespace}:
+                    continue
+                row = connection.execute(f"{SELECT} WHERE m.seq = ?", (seq,)).fetchone()
+                if row is not None:
+                    return stored_message(row)
+        return None
 
     def oldest_pending(self) -> int | None:
         """Return when the oldest pending message was received, ms since the epoch."""

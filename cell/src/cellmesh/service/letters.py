@@ -72,6 +72,21 @@ class Letter:
         self.url: str | None = None
         self.pause = MIN_PAUSE
 
+    @property
+    def repeated(self) -> bool:
+        """Whether the receiver had it before: the acknowledgement says so."""
+        try:
+            return self.receipt is not None and _read_said(self.receipt.body).duplicate
+        except msgspec.DecodeError:
+            return False
+
+
+class _Said(msgspec.Struct):
+    duplicate: bool = False
+
+
+_read_said = msgspec.json.Decoder(_Said).decode
+
 
 def out_of_time(letter: Letter, now: float) -> Problem:
     """Return the problem of a message whose time is over: what it was waiting for, and whether it may be there."""

@@ -7,17 +7,20 @@ consumed, in the commit that makes it durable, and given to whoever waits after 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
 import msgspec
 from msgspec import Raw
 
-from cellmesh.inbox import Inbox, Outcome, Verdict
+from cellmesh.inbox import Inbox, Outcome, Verdict, WorkFailed
 from cellmesh.inbox.clock import iso
 from cellmesh.inbox.rows import decode_extra
 from cellmesh.protocol.messages import CellMessage, Checked, Extra, Identity, Special
 from cellmesh.protocol.receipts import StoredMessage
 from cellmesh.protocol.sends import SendRequest
+
+log = logging.getLogger(__name__)
 
 
 class Waiter:
@@ -117,6 +120,14 @@ class Replies:
             waiters.remove(waiter)
         if not waiters:
             self._waiting.pop((message_id, cell), None)
+
+    async def known(self, message_id: str, cell: str) -> StoredMessage | None:
+        """Return the reply to a message that has come already; it is consumed. None if there is none."""
+        try:
+            return await self._inbox.reply(message_id, cell, self._here.namespace)
+        except WorkFailed as error:
+            log.warning("a reply that is pending could not be given: %s", error)
+            return None
 
     def awaits(self, message: CellMessage) -> bool:
         """Tell whether somebody waits for this message."""

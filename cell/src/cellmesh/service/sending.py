@@ -156,6 +156,11 @@ class Sender:
     async def _answered(self, letter: Letter, waiter: Waiter, seconds: float) -> StoredMessage | None:
         try:
             await self._courier.deliver(letter)
+            if letter.repeated:
+                # It was sent before, and may have been answered before: the reply is not sent again.
+                known = await self._replies.known(letter.message.message_id, letter.to_cell)
+                if known is not None:
+                    return known
             return await waiter.reply(seconds)
         except (Problem, asyncio.CancelledError):
             # A reply says more than an acknowledgement; one that has been taken must not be lost.
