@@ -8,8 +8,9 @@ DOCUMENT = ROOT / "docs" / "benchmarks.md"
 #: Where the parts behind the messages begin, in their order.
 QUEUED = "## Queued messages and batches"
 CONSUMERS = "## Consumers"
+SATURATION = "## Memory at saturation"
 MANY_CELLS = "## Many Cells on Kubernetes"
-_PARTS = (QUEUED, CONSUMERS, MANY_CELLS)
+_PARTS = (QUEUED, CONSUMERS, SATURATION, MANY_CELLS)
 
 
 def write_messages(text: str) -> None:

@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,13 +45,13 @@ class Case:
     pad: str
     connections: int
     target: float | None
-    fields: dict[str, object] = field(default_factory=dict)
+    fields: Mapping[str, object] = field(default_factory=dict)
 
 
 CASES = (
     Case("`/send`, queued, 1 KB", "/send", 1, PAD, CONNECTIONS, 5_000, {"mode": "queued"}),
     *(
-        Case(f"{name}, {size}", path, BATCH, pad, BATCH_CONNECTIONS, target if fields else None, fields)
+        Case(f"{name}, {size}", path, BATCH, pad, BATCH_CONNECTIONS, None if "mode" in fields else target, fields)
         for name, path, fields in (
             ("`/message/batch`", "/message/batch", {"from_cell": "load"}),
             ("`/send/batch`", "/send/batch", {}),
@@ -76,7 +76,7 @@ class Figure:
 def request_maker(case: Case, port: int) -> Callable[[], bytes]:
     """Return a function that makes one whole HTTP request after the other, each with its own messages."""
     one = {"to_cell": "pure", "message_type": "sync", "ttl": 86_400, "message_id": "%s", "payload": {"pad": case.pad}}
-    text = msgspec.json.encode(one | case.fields).decode()
+    text = msgspec.json.encode(one | dict(case.fields)).decode()
     body = text if case.messages == 1 else f"[{','.join([text] * case.messages)}]"
     run = os.urandom(6).hex()
     length = len(body) + case.messages * (len(unique_id(run, 0)) - 2)
