@@ -12,7 +12,7 @@ import pytest
 
 import inboxes
 from cellmesh.inbox import Inbox, Leased, LeaseRequest, Outcome, Transaction, Verdict, WorkFailed, moving
-from cellmesh.inbox.moving import Lot
+from cellmesh.inbox.moving import Lot, handed_over
 from cellmesh.protocol.fields import Priority
 from cellmesh.protocol.handover import HandedMessage, HandedRecord, accept_handed
 from cellmesh.protocol.messages import Identity, encode
@@ -79,7 +79,7 @@ def returned(inbox: Inbox, lot: Lot, here: str | None = "pure-0") -> None:
 def take(inbox: Inbox, handed: list[HandedMessage], from_instance: str = "pure-0") -> list[Outcome]:
     """Have an inbox, that of pure-1, take messages over."""
     items = [accept_handed(one, from_instance, SIBLING) for one in handed]
-    return write(inbox, lambda tx: inbox.siblings.take(tx, items, from_instance))
+    return write(inbox, lambda tx: inbox.siblings.take(tx, items, from_instance, SIBLING.instance))
 
 
 def handed(lot: Lot) -> list[HandedMessage]:
@@ -365,11 +365,39 @@ def test_what_comes_back_from_where_it_was_going_is_pending_again(pair: tuple[In
     put(source, message("m"), message("other"))
     lot = pending(source, "pure-1", size=1)
     back = [accept_handed(one, "pure-1", inboxes.HERE) for one in handed(lot)]
-    assert verdicts(write(source, lambda tx: source.siblings.take(tx, back, "pure-2"))) == ["duplicate"]
+    assert verdicts(write(source, lambda tx: source.siblings.take(tx, back, "pure-2", "pure-0"))) == ["duplicate"]
     assert begun(source) == ["m"]
-    assert verdicts(write(source, lambda tx: source.siblings.take(tx, back, "pure-1"))) == ["duplicate"]
+    assert verdicts(write(source, lambda tx: source.siblings.take(tx, back, "pure-1", "pure-0"))) == ["duplicate"]
     assert begun(source) == []
     assert lease(source) == ["m", "other"]
+
+
+def test_what_was_handed_over_and_is_handed_back_is_stored_again_once(pair: tuple[Inbox, Inbox]) -> None:
+    """Expect it in one of the inboxes, also where an answer was lost and it is sent a second time."""
+    source, target = pair
+
+    def sent(lot: Lot, by: str) -> list[HandedMessage]:
+        return [
+            msgspec.structs.replace(one, log=[*one.log, handed_over(by, source.clock.now_ms())]) for one in handed(lot)
+        ]
+
+    def back(by: Inbox, to: list[HandedMessage]) -> list[str]:
+        items = [accept_handed(one, "pure-1", inboxes.HERE) for one in to]
+        return verdicts(write(by, lambda tx: by.siblings.take(tx, items, "pure-1", "pure-0")))
+
+    put(source, message("m"))
+    lot = pending(source, "pure-1")
+    there = sent(lot, "pure-0")
+    assert verdicts(take(target, there)) == ["stored"]
+    arrived(source, lot)
+    lot = pending(target, "pure-0")
+    again = sent(lot, "pure-1")
+    assert back(source, again) == ["stored"]
+    assert back(source, again) == ["duplicate"]
+    arrived(target, lot)
+    assert verdicts(take(target, there)) == ["duplicate"]
+    assert verdicts(put(source, message("m"))) == verdicts(put(target, message("m"))) == ["duplicate"]
+    assert (lease(source), lease(target)) == (["m"], [])
 
 
 def test_what_expires_on_its_way_is_no_dead_letter_until_that_is_known(tmp_path: Path) -> None:
@@ -412,7 +440,7 @@ def test_messages_taken_over_are_handed_out_with_those_that_came(pair: tuple[Inb
 
     async def both() -> None:
         stored = inboxes.storing(target, [message("first")])
-        taken = asyncio.ensure_future(target.write(lambda tx: target.siblings.take(tx, items, "pure-0")))
+        taken = asyncio.ensure_future(target.write(lambda tx: target.siblings.take(tx, items, "pure-0", "pure-1")))
         await asyncio.sleep(0)
         later = inboxes.storing(target, [message("second")])
         await asyncio.gather(stored, taken, later)

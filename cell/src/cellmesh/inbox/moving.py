@@ -209,8 +209,9 @@ class Siblings:
         records = [_record(row, now) for row in found if row[4] > now]
         return Records(records, int(str(found[-1][0])) if len(found) == MAX_RECORDS else None)
 
-    def take(self, tx: Transaction, items: Sequence[Checked], from_instance: str) -> list[Outcome]:
-        """Store messages that a sibling hands over; say of each what became of it."""
+    def take(self, tx: Transaction, items: Sequence[Checked], from_instance: str, here: str) -> list[Outcome]:
+        """Store messages that a sibling hands over to this instance; say of each what became of it."""
+        self._forget_moved(tx, [item for item in items if _was_handed_over(item, here)])
         outcomes = self._store.append(items)
         back = [outcome.seq for outcome in outcomes if outcome.verdict is Verdict.DUPLICATE and outcome.seq > 0]
         tx.on_commit(partial(self._leasing.arrived, list(items), outcomes))
@@ -223,6 +224,15 @@ class Siblings:
             ).fetchall()
             self._free(tx, [int(str(row[0])) for row in found], f"came back from {from_instance}")
         return outcomes
+
+    def _forget_moved(self, tx: Transaction, items: Sequence[Checked]) -> None:
+        """Forget messages that were here, were handed over and come back: they are not duplicates of anything."""
+        for item in items:
+            tx.execute(
+                "DELETE FROM receipts WHERE key = ? AND fingerprint = ? AND seq > 0"
+                " AND seq NOT IN (SELECT seq FROM messages)",
+                (item.key, item.fingerprint),
+            )
 
     def take_records(self, tx: Transaction, records: Sequence[HandedRecord]) -> Verdict | None:
         """Keep records that a sibling hands over, below all positions; return why there is no room, if there is none.
@@ -326,6 +336,16 @@ def _record(row: tuple[Any, ...], now: int) -> HandedRecord:
     )
 
 
+def _was_handed_over(item: Checked, here: str) -> bool:
+    """Tell whether this instance has handed a message over before: its log says so."""
+    log = item.special.log if item.special is not None else None
+    return log is not None and any(step.reason == _reason(here) for step in _decode_log(log.encode()))
+
+
+def _reason(instance: str) -> str:
+    return f"handed over by {instance}"
+
+
 def handed_over(from_instance: str, now: int) -> Transition:
     """Return the entry in the log of a message that was handed over by a sibling."""
-    return Transition("pending", iso(now), f"handed over by {from_instance}")
+    return Transition("pending", iso(now), _reason(from_instance))

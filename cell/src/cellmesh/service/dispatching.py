@@ -306,7 +306,12 @@ class Dispatcher:
             parcel.attempts += 1
             parcel.instance, parcel.uid = peer.key, peer.uid
             parcel.pinned_at = parcel.pinned_at or now
-        shipment = await shipper.ship([parcel.data for parcel in parcels], ends_shipment)
+        try:
+            shipment = await shipper.ship([parcel.data for parcel in parcels], ends_shipment)
+        except Exception as error:
+            # They may be there. The text of an error may quote a message.
+            log.error("sending to %s failed: %s", peer.key, type(error).__name__)  # noqa: TRY400
+            shipment = Shipment([], len(parcels), "the attempt failed; see the log of the cell")
         return await self._settle(route, peer, line, lane, parcels, shipment)
 
     def _take(self, line: Line, peer: Peer, shipper: Shipper) -> list[Parcel]:

@@ -104,7 +104,7 @@ class TakingOver:
     def _store(
         self, tx: Transaction, good: Sequence[Checked], records: Sequence[HandedRecord], from_instance: str
     ) -> _Stored:
-        outcomes = self._inbox.siblings.take(tx, good, from_instance) if good else []
+        outcomes = self._inbox.siblings.take(tx, good, from_instance, self._here.instance) if good else []
         return outcomes, self._inbox.siblings.take_records(tx, records) if records else None
 
     def _note(self, good: Sequence[Checked], outcomes: Sequence[Outcome], records: int) -> None:

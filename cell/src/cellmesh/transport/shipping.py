@@ -129,7 +129,7 @@ class Shipper:
         if answer.status == 200:
             try:
                 items = decode_items(answer.body)
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 return None
             if len(items) != len(messages):
                 return None
