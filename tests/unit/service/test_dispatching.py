@@ -16,6 +16,7 @@ from cellmesh.protocol import peers
 from cellmesh.protocol.messages import CellMessage, Identity
 from cellmesh.service import dispatching
 from cellmesh.service.dispatching import Dispatcher
+from cellmesh.transport.shipping import Shipment, Shipper
 from scripted import answer, peer
 from support import eventually_async
 
@@ -99,3 +100,32 @@ def test_nothing_overtakes_messages_whose_refusal_is_still_being_noted(
     with peer(script) as receiver:
         asyncio.run(main(receiver.port, receiver.messages))
         assert [message["message_id"] for message in receiver.messages] == ["m-1", "m-1", "m-2"]
+
+
+def test_messages_of_an_attempt_that_fails_unexpectedly_are_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expect them to be given back, as of an attempt of which nothing is known."""
+    monkeypatch.setattr(dispatching, "backoff", lambda *_: 0.0)
+    ship = Shipper.ship
+    failures = [RuntimeError("a defect")]
+
+    async def failing(self: Shipper, *given: Any) -> Shipment:
+        if failures:
+            raise failures.pop()
+        return await ship(self, *given)
+
+    monkeypatch.setattr(Shipper, "ship", failing)
+
+    async def main(port: int, seen: list[dict[str, Any]]) -> None:
+        outbox = SlowOutbox()
+        dispatcher = Dispatcher(cast("Outbox", outbox), HERE, cast("Directory", OneCell(port)), SteadyClock())
+        route = dispatcher._route("pure")
+        await eventually_async(lambda: route.members, within=10)
+        outbox.arrived([parcel(1)])
+        await eventually_async(lambda: len(outbox.finished) == 1, within=10)
+        outbox.finished[0]()
+        await eventually_async(lambda: len(seen) == 1, within=10)
+        await dispatcher.close(1.0)
+
+    with peer(lambda _: answer(200, {"acknowledged": True})) as receiver:
+        asyncio.run(main(receiver.port, receiver.messages))
+    assert not failures
