@@ -115,7 +115,7 @@ class Reader:
             f"state = {CONSUMED} AND state >= 2",
             f"state = {PENDING} AND seq > (SELECT max(seq) FROM messages) - {RECENT}",
         ):
-            # Which of them it is says the text of the fields; most rows are passed over by a look for the id.
+            # The fields are text, without an index: only rows in which the id stands at all are decoded.
             found: list[Any] = connection.execute(
                 f"SELECT seq, extra FROM messages WHERE {where} AND from_cell = ? AND moving_to IS NULL"
                 " AND instr(extra, ?) ORDER BY seq DESC",
